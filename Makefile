@@ -1,0 +1,66 @@
+# `make help` lists what there is.  Everything happens inside .venv, which is made when it is
+# missing; the stamps in it make a second run go straight to the work.
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -qq
+SETTINGS := setup.cfg pyproject.toml txtlsmc/_version.py
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+.PHONY: help demo test lint types docs coverage test-reactors wheel changes clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
+
+demo: $(VENV)/.installed ## Run `tlsmc demo`: server, client and the three refusals, in seconds
+	@$(BIN)/tlsmc demo
+
+test: $(VENV)/.installed-test ## Run the whole suite; as root on Debian, install memcached for it
+	@tools/system-packages
+	@$(BIN)/python -m tests.run
+
+lint: $(VENV)/.installed-dev ## Check the style and the layout of the code, with ruff
+	@status=0; $(BIN)/ruff check . || status=1; $(BIN)/ruff format --check . || status=1; exit $$status
+
+types: $(VENV)/.installed-test $(VENV)/.installed-dev ## Check the types, with mypy --strict
+	@$(BIN)/mypy --strict
+
+docs: $(VENV)/.installed-docs ## Build the documentation; a warning is an error
+	@$(BIN)/sphinx-build -W --keep-going -q -b html docs docs/_build/html
+	@echo "built docs/_build/html/index.html"
+
+coverage: $(VENV)/.installed-test $(VENV)/.installed-dev ## Fail when wire/ and net/ are covered by less than 95 %
+	@tools/system-packages
+	@$(BIN)/coverage run -m tests.run
+	@$(BIN)/coverage report --include='txtlsmc/wire/*,txtlsmc/net/*' --fail-under=95
+
+test-reactors: $(VENV)/.installed-test ## Run the whole suite on the select and asyncio reactors
+	@tools/system-packages
+	@status=0; for reactor in select asyncio; do echo "The $$reactor reactor:"; \
+	    $(BIN)/python -m tests.run --reactor=$$reactor || status=1; done; exit $$status
+
+wheel: $(VENV)/.made ## Build a wheel and try it in an empty environment
+	@tools/try-wheel $(BIN)/python
+
+changes: $(VENV)/.installed-dev ## Show what the next release's changes will say
+	@$(BIN)/towncrier build --draft --version "$$($(BIN)/python -c 'from txtlsmc._version import __version__; print(__version__)')"
+
+clean: ## Remove all that make has made, .venv too
+	rm -rf $(VENV) build docs/_build htmlcov .coverage .hypothesis .mypy_cache .ruff_cache *.egg-info
+	find txtlsmc tests docs -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/.made:
+	@tools/make-venv $(VENV)
+	@touch $@
+
+$(VENV)/.installed: $(SETTINGS) | $(VENV)/.made
+	@echo "Installing txtlsmc into $(VENV)"
+	@$(PIP_INSTALL) -e .
+	@touch $@
+
+$(VENV)/.installed-%: $(SETTINGS) | $(VENV)/.made
+	@echo "Installing txtlsmc[$*] into $(VENV)"
+	@$(PIP_INSTALL) -e '.[$*]'
+	@touch $@

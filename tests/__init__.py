@@ -1,0 +1,1 @@
+"""The tests of txtlsmc, which mirror the package; `python -m tests.run` runs them all."""

@@ -1,0 +1,1 @@
+"""Tests against a real memcached, which they start themselves."""

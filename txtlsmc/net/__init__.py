@@ -1,0 +1,1 @@
+"""One connection: TLS, certificates, the handshake, and the protocol that speaks to a server."""
