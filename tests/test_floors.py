@@ -40,6 +40,7 @@ ORDER = (
     "net.pem",
     "net.tls_handshake",
     "net.tls",
+    "net.pending",
     "net.pipeline",
     "net.protocol",
     "net.endpoints",

@@ -57,6 +57,7 @@ PROMISED = {
         "ServerInternalError",
         "ServerNotProven",
         "ServerOutOfMemory",
+    "ServerSilent",
         "TLS",
         "TLSFailed",
         "TLSVersionRefused",

@@ -7,7 +7,7 @@ the server's answer   `ServerError`, one class for each status, from one table
 the peer's protocol   `RemoteProtocolError`
 the credentials       `AuthenticationError` and its causes
 the way there         `ConnectFailed` and its causes, `CertificateError` among them
-the wire              `ConnectionClosed`, `RequestTimeout`, `PendingLimit`
+the wire              `ConnectionClosed`, `ServerSilent`, `RequestTimeout`, `PendingLimit`
 ===================== ==============================================================
 
 Errors hold data and read as a sentence.  What came from a server is escaped and cut before it
@@ -413,6 +413,12 @@ class ConnectionClosed(MemcacheError):
         seen = "the server may have seen the request" if sent else "the request was not sent"
         super().__init__(f"{reason}; {seen}")
         self.sent = sent
+
+
+class ServerSilent(ConnectionClosed):
+    """Nothing came for the connection's timeout while something was pending, so it was given up."""
+
+    exit_code = 82
 
 
 class RequestTimeout(MemcacheError):

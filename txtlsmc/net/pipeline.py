@@ -15,8 +15,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Final, Generic, TypeVar
-from typing import Protocol as Interface
+from typing import Final, TypeVar
 
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.error import ConnectionAborted, ConnectionDone
@@ -31,13 +30,13 @@ from txtlsmc.errors import (
     PendingLimit,
     RemoteProtocolError,
     RequestTimeout,
-    ServerError,
+    ServerSilent,
     shown,
 )
+from txtlsmc.net.pending import Batch, Call, Part, Pending
 from txtlsmc.settings import Limits
-from txtlsmc.wire.frames import Response
 from txtlsmc.wire.operations import Operation
-from txtlsmc.wire.session import Place, Session
+from txtlsmc.wire.session import Session
 
 T = TypeVar("T")
 
@@ -45,116 +44,6 @@ T = TypeVar("T")
 _SWEEPS: Final = 10
 #: … and waits at least so many seconds in between.
 _SHORTEST_SWEEP: Final = 0.01
-
-
-class _Pending(Interface):
-    """What the session keeps for a request of ours."""
-
-    deadline: float
-    timeout: float
-    place: Place[_Pending]
-
-    def ended(self, responses: list[Response]) -> None: ...
-
-    def failed(self, error: MemcacheError) -> None: ...
-
-
-class _Call(Generic[T]):
-    """One request with a Deferred of its own."""
-
-    __slots__ = ("deadline", "done", "place", "read", "session", "timeout")
-
-    place: Place[_Pending]
-
-    def __init__(
-        self,
-        session: Session[_Pending],
-        read: Callable[[list[Response]], T],
-        timeout: float,
-        deadline: float,
-    ) -> None:
-        self.session, self.read = session, read
-        self.timeout, self.deadline = timeout, deadline
-        self.done: Deferred[T] = Deferred(self._cancelled)
-
-    def _cancelled(self, done: Deferred[T]) -> None:
-        self.session.abandon(self.place)
-
-    def ended(self, responses: list[Response]) -> None:
-        done = self.done
-        if done.called:  # cancelled by the callback of one that the same read ended
-            return
-        try:
-            result = self.read(responses)
-        except ServerError as error:
-            done.errback(error)
-        else:
-            done.callback(result)
-
-    def failed(self, error: MemcacheError) -> None:
-        if not self.done.called:
-            self.done.errback(error)
-
-
-class _Batch(Generic[T]):
-    """Many requests with one Deferred, which fires with the outcome of each, in order."""
-
-    __slots__ = ("done", "left", "outcomes", "parts", "session")
-
-    def __init__(self, session: Session[_Pending], size: int) -> None:
-        self.session = session
-        self.left = size
-        self.outcomes: list[Any] = [None] * size
-        self.parts: list[_Part[T]] = []
-        self.done: Deferred[list[T | MemcacheError]] = Deferred(self._cancelled)
-
-    def _cancelled(self, done: Deferred[list[T | MemcacheError]]) -> None:
-        for part in self.parts:
-            part.over = True
-            self.session.abandon(part.place)
-
-    def settle(self, number: int, outcome: T | MemcacheError) -> None:
-        self.outcomes[number] = outcome
-        self.left -= 1
-        if not self.left:
-            self.parts.clear()
-            self.done.callback(self.outcomes)
-
-
-class _Part(Generic[T]):
-    """One request of a batch."""
-
-    __slots__ = ("batch", "deadline", "number", "over", "place", "read", "timeout")
-
-    place: Place[_Pending]
-
-    def __init__(
-        self,
-        batch: _Batch[T],
-        number: int,
-        read: Callable[[list[Response]], T],
-        timeout: float,
-        deadline: float,
-    ) -> None:
-        self.batch, self.number, self.read = batch, number, read
-        self.timeout, self.deadline = timeout, deadline
-        self.over = False
-
-    def ended(self, responses: list[Response]) -> None:
-        if self.over:
-            return
-        outcome: T | MemcacheError
-        try:
-            outcome = self.read(responses)
-        except ServerError as error:
-            outcome = error
-        self.over = True
-        self.batch.settle(self.number, outcome)
-
-    def failed(self, error: MemcacheError) -> None:
-        if not self.over:
-            self.over = True
-            self.batch.settle(self.number, error)
 
 
 class PipelinedProtocol(Protocol):
@@ -182,7 +71,7 @@ class PipelinedProtocol(Protocol):
         """
         self.limits = limits = Limits() if limits is None else limits
         self._clock, self._monotonic, self._wall_clock = clock, monotonic, wall_clock
-        self._session: Session[_Pending] = Session(
+        self._session: Session[Pending] = Session(
             max_pending=limits.max_pending,
             max_pending_bytes=limits.max_pending_bytes,
             max_body=limits.max_body,
@@ -210,7 +99,9 @@ class PipelinedProtocol(Protocol):
 
         Args:
             operation: loud; see `txtlsmc.wire.operations`.
-            timeout: seconds until it fails; the connection's own when None.
+            timeout: seconds until it fails; the connection's own when None.  A longer one than
+                that helps only while other answers come: a connection that is silent for its own
+                timeout is given up.
 
         Returns:
             A Deferred that fires with the result.  Cancelling it leaves the connection alive; the
@@ -222,7 +113,7 @@ class PipelinedProtocol(Protocol):
         Fails:
             ServerError: the server's answer was no success.
             RequestTimeout: the answer did not come in time.
-            ConnectionClosed: the connection is gone.
+            ConnectionClosed: the connection is gone; `ServerSilent` when nothing came on it.
             RemoteProtocolError: the server broke the protocol, here or for another request.
             PendingLimit: too much is unanswered already.
         """
@@ -232,7 +123,7 @@ class PipelinedProtocol(Protocol):
         idle = not len(session)
         timeout = self._seconds(timeout)
         now = self._monotonic()
-        call = _Call(session, operation.read, timeout, now + timeout)
+        call = Call(session, operation.read, timeout, now + timeout)
         try:
             call.place = session.send(operation.request, call)
         except PendingLimit as error:
@@ -264,9 +155,9 @@ class PipelinedProtocol(Protocol):
         idle = not len(session)
         timeout = self._seconds(timeout)
         now = self._monotonic()
-        batch: _Batch[T] = _Batch(session, len(operations))
+        batch: Batch[T] = Batch(session, len(operations))
         for number, operation in enumerate(operations):
-            part = _Part(batch, number, operation.read, timeout, now + timeout)
+            part = Part(batch, number, operation.read, timeout, now + timeout)
             try:
                 part.place = session.send(operation.request, part)
             except PendingLimit as error:
@@ -353,7 +244,7 @@ class PipelinedProtocol(Protocol):
         silence = self.limits.timeout
         if len(session) and now - self._heard >= silence:
             reason = f"the server was silent for {silence:g} s"
-            self._give_up(reason, lambda sent: ConnectionClosed(reason, sent=sent))
+            self._give_up(reason, lambda sent: ServerSilent(reason, sent=sent))
             return
         if self._closing and not self._awaited():
             self._lose()

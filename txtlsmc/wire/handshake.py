@@ -200,7 +200,9 @@ class Handshake:
         self.state = State.READY
 
     def _required(self, response: Response) -> None:
-        raise CredentialsRequired(self._server, "wants a user name and a password (SASL)")
+        raise CredentialsRequired(
+            self._server, "wants a user name and a password (SASL): set credentials"
+        )
 
     def _refused(self, response: Response) -> None:
         raise RemoteProtocolError("status", f"0x{response.status:02x} is no answer to NOOP")
