@@ -25,7 +25,7 @@ class Asking(Protocol):
 
     Attributes:
         responses: what came and was not taken yet.
-        received: how many bytes came.
+        greedy: whether it goes on reading when something came.
         lost: why the connection ended; None while it is open.
     """
 
@@ -33,12 +33,13 @@ class Asking(Protocol):
 
     def __init__(self) -> None:
         self.responses: list[Response] = []
-        self.received = 0
+        self.greedy = True
         self.lost: Failure | None = None
         self._reader = ResponseReader(2**26)
 
     def dataReceived(self, data: bytes) -> None:
-        self.received += len(data)
+        if not self.greedy:
+            self.transport.pauseProducing()
         self.responses += self._reader.feed(data)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:

@@ -203,6 +203,7 @@ class SessionTests(LoginTestCase):
         self.assert_run((BAD, FAILED), (STEP, FAILED))
         self.assert_run((RIGHT, OK), (STEP, FAILED), (NOOP, FAILED))
         self.assert_run((CRAM, CONTINUE), (STEP, FAILED), (STEP, FAILED))
+        self.assert_run((EMPTY, CONTINUE), (NO_SUCH, FAILED), (STEP, FAILED))
 
     def test_late_words(self) -> None:
         """PLAIN may be begun without words, and then wants them in a STEP."""

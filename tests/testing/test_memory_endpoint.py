@@ -249,6 +249,7 @@ class CloseTests(MemoryTestCase):
         """A closed connection delivers what was written before, to the other side alone."""
         self.client.transport.write(bytes(MIB))
         self.client.transport.loseConnection()
+        self.client.transport.resumeProducing()
         self.server.transport.write(b"late")
         self.assert_lost(ConnectionDone, ConnectionDone)
         self.assertEqual((len(self.server.data), self.client.data), (MIB, b""))
@@ -318,9 +319,10 @@ class CloseTests(MemoryTestCase):
         self.assert_lost(None, None)
         self.assertEqual((server.data, server.ended), (b"question", 1))
         server.transport.write(b"answer")
+        self.clock.advance(0)
         server.transport.loseConnection()
         self.assert_lost(ConnectionDone, ConnectionDone)
-        self.assertEqual(self.client.data, b"answer")
+        self.assertEqual((self.client.data, server.ended), (b"answer", 1))
 
     def test_half_close_unknown(self) -> None:
         """A protocol that knows nothing of half-closes takes one for the end."""
@@ -343,6 +345,14 @@ class CloseTests(MemoryTestCase):
         self.server.on_data = lambda data: self.server.transport.abortConnection()
         self.client.transport.write(bytes(MIB))
         self.assert_lost(ConnectionLost, ConnectionAborted)
+
+    def test_aborted_meanwhile(self) -> None:
+        """A protocol whose connection was aborted is given nothing any more."""
+        self.client.on_data = lambda data: self.server.transport.abortConnection()
+        self.client.transport.write(b"x")
+        self.server.transport.write(b"x")
+        self.assert_lost(ConnectionLost, ConnectionAborted)
+        self.assertEqual(self.server.data, b"")
 
 
 class ProducerTests(MemoryTestCase):

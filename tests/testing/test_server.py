@@ -27,6 +27,7 @@ from tests.testing.asking import Asking, MemoryServerTestCase
 from txtlsmc import (
     TLS,
     ClientCertificateRefused,
+    ConnectFailed,
     ConnectRefused,
     Credentials,
     CredentialsRefused,
@@ -144,6 +145,8 @@ class ListenTests(ServingTestCase):
         await server.stop()
         self.assertEqual((server.connections, len(wrapped.protocols)), (0, 0))
         await client.close()
+        again = connect(self.reactor, f"127.0.0.1:{port.getHost().port}", tls=PLAIN)
+        await self.assertFailure(again, ConnectFailed)
 
     async def test_half_close(self) -> None:
         """A client that closes its side after its requests gets all the answers."""
@@ -268,6 +271,32 @@ class LimitTests(MemoryServerTestCase):
         server = self.make_server()
         check_unread_answers(self, server, self.connect(server))
 
+    def test_slow_reader(self) -> None:
+        """A client that reads its answers slowly is read as slowly."""
+        server = self.make_server()
+        client = self.connect(server)
+        self.ask(client, Request(Opcode.SET, b"key", STORE, bytes(100_000)))
+        client.greedy = False
+        self.ask(client, *([Request(Opcode.GET, b"key")] * 20_000))
+        for _ in range(50):
+            client.transport.resumeProducing()
+            self.clock.advance(0)
+        self.assertGreater(len(client.take()), 25)
+        self.assertLess(server.stats["bytes_read"], ON_THE_WAY)
+
+    def test_half_closed_unread(self) -> None:
+        """A client that sends no more, and reads later, gets all the answers."""
+        client = self.connect(self.make_server())
+        self.ask(client, Request(Opcode.SET, b"key", STORE, bytes(100_000)))
+        client.transport.pauseProducing()
+        client.send(*([Request(Opcode.GET, b"key")] * 100))
+        client.transport.loseWriteConnection()
+        self.clock.advance(0)
+        client.transport.resumeProducing()
+        self.clock.advance(0)
+        self.assertEqual(len(client.take()), 100)
+        self.assertIsNotNone(client.lost)
+
     def test_unread_and_closed(self) -> None:
         """A client that goes away without reading its answers leaves nothing behind."""
         server = self.make_server()
@@ -352,7 +381,7 @@ class FaultTests(MemoryServerTestCase):
         for client in (before, during):
             self.assertEqual(self.ask(client, Request(Opcode.NOOP)), [])
         self.clock.advance(1000)
-        self.assertEqual(server.connections, 2)
+        self.assertEqual((server.connections, server.stats["bytes_read"]), (2, 0))
         server.resume()
         self.clock.advance(0)
         for client in (before, during):
@@ -367,9 +396,12 @@ class FaultTests(MemoryServerTestCase):
         client.transport.pauseProducing()
         self.ask(client, *([Request(Opcode.GET, b"key")] * 100))
         server.pause()
+        read = server.stats["bytes_read"]
         client.transport.resumeProducing()
         self.clock.advance(0)
         self.assertLess(len(client.take()), 10)
+        self.ask(client, Request(Opcode.NOOP))
+        self.assertEqual(server.stats["bytes_read"], read)
         server.resume()
         self.clock.advance(0)
         self.assertGreater(len(client.take()), 90)

@@ -278,10 +278,12 @@ class FlushTests(StoreTestCase):
         self.assertIsNone(self.value(b"a"))
 
     def test_past(self) -> None:
-        """A flush at a time before the server was started does nothing, as in memcached."""
+        """A flush at a time long before the server was started does nothing, as in memcached."""
         self.set(b"a", b"1")
-        self.store.flush(START - 1)
+        self.store.flush(START - 61)
         self.assertEqual(self.value(b"a"), b"1")
+        self.store.flush(START - 60)
+        self.assertIsNone(self.value(b"a"))
 
     def test_replaced(self) -> None:
         """There is one flush to come at most: the last one that was asked for."""
@@ -301,6 +303,10 @@ class LimitTests(StoreTestCase):
         self.assertEqual(self.store.bytes_used, 59 + 3 + 5)
         self.set(b"abc", b"12345", flags=1)
         self.assertEqual(self.store.bytes_used, 63 + 3 + 5)
+        self.set(b"abc", b"12345")
+        self.assertEqual(self.store.bytes_used, 59 + 3 + 5)
+        self.store.delete(b"abc")
+        self.assertEqual(self.store.bytes_used, 0)
 
     def test_largest(self) -> None:
         """With a key of 3 bytes the largest value has 1,048,514; with flags, 4 less."""
@@ -353,6 +359,15 @@ class LimitTests(StoreTestCase):
             [False, True, True, True],
         )
         self.assertEqual(self.store.counters["evictions"], 1)
+
+    def test_refused_add_is_use(self) -> None:
+        """An add that is refused is a use of the item that is in its way."""
+        self.store = self.make_store(max_bytes=2 * item_size(b"a", 10))
+        self.set(b"a", bytes(10))
+        self.set(b"b", bytes(10))
+        self.store.store(Condition.MISSING, b"a", b"")
+        self.set(b"c", bytes(10))
+        self.assertEqual((self.value(b"a"), self.value(b"b")), (bytes(10), None))
 
     def test_reclaimed(self) -> None:
         """To make room by what is dead already is no eviction."""
@@ -411,7 +426,8 @@ class CounterTests(StoreTestCase):
 
 # Against a model ----------------------------------------------------------------------------
 
-LIMIT = 600
+LIMIT = 260
+MAX_ITEM = 200
 KEYS = st.sampled_from([b"a", b"bb", b"ccc", b"dddd", b"eeeee"])
 VALUES = st.binary(max_size=120) | st.integers(0, 2**64 - 1).map(lambda n: b"%d" % n)
 EXPTIMES = st.sampled_from([0, 0, 1, 3, 10, 30 * DAY, START + 2, START + 20, START - 5])
@@ -434,7 +450,7 @@ class StoreMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.clock = Clock()
-        self.store = Store(self.clock.seconds, self.wall, max_bytes=LIMIT, max_item=LIMIT // 2)
+        self.store = Store(self.clock.seconds, self.wall, max_bytes=LIMIT, max_item=MAX_ITEM)
         self.known: list[tuple[bytes, Known]] = []
         self.last_cas = 0
 
@@ -531,7 +547,7 @@ class StoreMachine(RuleBasedStateMachine):
             assert result == Result(Status.KEY_EXISTS)
         else:
             whole = value + known.value if before else known.value + value
-            if ITEM_OVERHEAD + len(key) + len(whole) > LIMIT // 2:
+            if ITEM_OVERHEAD + len(key) + len(whole) > MAX_ITEM:
                 assert result == Result(Status.NOT_STORED)
             else:
                 self.put(key, Known(whole, 0, known.dies, known.on_wall), result)

@@ -292,7 +292,7 @@ class HostileServerTests(SynchronousTestCase):
             self.assert_error(ServerNotProven, "did not wait", started().finish, data)
 
     def test_refused(self) -> None:
-        """A server that says "e=" refuses us, wherever it says so, in its own words."""
+        """A server that says "e=" refuses us, wherever it says so; of its words only the known ones."""
         for call in (started().step, answered().step, answered().finish):
             error = self.assert_error(
                 CredentialsRefused, "SCRAM-SHA-256: invalid-proof", call, b"e=invalid-proof"
@@ -300,9 +300,9 @@ class HostileServerTests(SynchronousTestCase):
             self.assertTrue(str(error).startswith("mc1.example:11211: refuses the user name or"))
             self.assertEqual(error.server, "mc1.example:11211")
         error = self.assert_error(
-            CredentialsRefused, "…", started().step, b"e=\x1b[2J" + b"x" * 9000
+            CredentialsRefused, "RFC 5802 does not have", started().step, b"e=\x1b[2Jpencil"
         )
-        self.assertNotIn("\x1b", str(error))
+        self.assertNotIn("pencil", str(error))
 
     def test_endless(self) -> None:
         """A server that goes on after its signature has broken the protocol."""

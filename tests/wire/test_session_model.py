@@ -222,11 +222,13 @@ class SessionMachine(RuleBasedStateMachine):
             asked = self.unserved.popleft()
             asked.answers = answers(asked, outcome)
             self.silent.append(asked)
+            quiet = asked.opcode in SILENT_MISS or asked.opcode in SILENT_SUCCESS
             for number, response in enumerate(asked.answers, 1):
-                finished = self.silent
-                self.silent = []
-                if number < len(asked.answers):
-                    self.silent.append(finished.pop())
+                finished: list[Asked] = []
+                if number == len(asked.answers):
+                    # Silence is believed when a loud request behind it is answered.
+                    finished = [self.silent.pop()] if quiet else self.silent
+                    self.silent = self.silent if quiet else []
                 self.last = response.encode()
                 # Behind a wrong answer no right one counts.
                 self.coming.append(Sent(self.last, finished if self.wrong is None else []))

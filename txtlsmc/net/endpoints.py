@@ -23,7 +23,6 @@ from twisted.internet.endpoints import (
     TCP4ClientEndpoint,
     TCP6ClientEndpoint,
     UNIXClientEndpoint,
-    connectProtocol,
     wrapClientTLS,
 )
 from twisted.internet.error import (
@@ -36,6 +35,7 @@ from twisted.internet.error import (
     UnknownHostError,
 )
 from twisted.internet.interfaces import (
+    IAddress,
     IDelayedCall,
     IHandshakeListener,
     IProtocol,
@@ -192,7 +192,7 @@ class _Attempt:
 
     def start(self, reactor: IReactorTime, dial: IStreamClientEndpoint) -> Deferred[IProtocol]:
         self._timer = reactor.callLater(self._timeout, self._timed_out)
-        self._dialing = connectProtocol(dial, _Greeter(self))
+        self._dialing = dial.connect(_GreeterFactory(_Greeter(self)))
         self._dialing.addErrback(self._not_dialled)
         return self._done
 
@@ -334,6 +334,23 @@ class _Greeter(Protocol):
         if not self._lost:
             assert self.transport is not None
             self.transport.abortConnection()  # type: ignore[attr-defined]  # all streams have it
+
+
+class _GreeterFactory(Factory):
+    """
+    Has one greeter to give.
+
+    In the place of `twisted.internet.endpoints.connectProtocol`, which makes a class for every
+    call: over TLS zope.interface remembers each, and with it the connection, for ever.
+    """
+
+    noisy = False
+
+    def __init__(self, greeter: _Greeter) -> None:
+        self._greeter = greeter
+
+    def buildProtocol(self, addr: IAddress | None) -> _Greeter:
+        return self._greeter
 
 
 def _dial_error(server: Server, reason: Failure) -> ConnectFailed:

@@ -44,6 +44,8 @@ T = TypeVar("T")
 _SWEEPS: Final = 10
 #: … and waits at least so many seconds in between.
 _SHORTEST_SWEEP: Final = 0.01
+#: Not where the handshake's numbers begin: a second answer to one of those is then nobody's.
+FIRST_OPAQUE: Final = 0x10000
 
 
 class PipelinedProtocol(Protocol):
@@ -75,6 +77,7 @@ class PipelinedProtocol(Protocol):
             max_pending=limits.max_pending,
             max_pending_bytes=limits.max_pending_bytes,
             max_body=limits.max_body,
+            first_opaque=FIRST_OPAQUE,
         )
         self._over: str | None = None  # why nothing more can be asked
         self._gathering: IDelayedCall | None = None

@@ -159,6 +159,5 @@ class Connection(Protocol):
     def _close(self) -> None:
         if not self._closing:
             self._closing = True
-            self._asked.clear()
             self.transport.unregisterProducer()  # over TLS it would never close with one
             self.transport.loseConnection()

@@ -17,7 +17,9 @@ from txtlsmc.wire.exchange import Outcome, ServerExchange, ServerStep
 from txtlsmc.wire.sasl import server_exchange
 
 _FAILURE = ServerStep(Outcome.FAILURE)
-_SERVER_FIRST = "CRAM-MD5"
+#: Of these Cyrus SASL itself looks at whether AUTH has a value, whatever went before: the server
+#: has the first word in one, and the client in the other.
+_WANTS_VALUE = {"CRAM-MD5": False, "PLAIN": True}
 
 
 class Login:
@@ -42,9 +44,9 @@ class Login:
         return " ".join(self._options.mechanisms).encode()
 
     def auth(self, mechanism: bytes, data: bytes) -> ServerStep:
-        """Answer AUTH: *mechanism* in any letter case, and its first words."""
+        """Answer AUTH: *mechanism* in any letter case, up to a NUL, and its first words."""
         self.authenticated = False
-        step = self._start(mechanism.decode("latin-1").upper(), data)
+        step = self._start(mechanism.partition(b"\0")[0].decode("latin-1").upper(), data)
         self._started = step.outcome is not Outcome.FAILURE
         if not self._started:
             self._finished = False
@@ -60,9 +62,8 @@ class Login:
         if users is None or mechanism not in self._options.mechanisms:
             return _FAILURE
         self._exchange = server_exchange(mechanism, users, self._options.nonce())
-        if (mechanism == _SERVER_FIRST) is bool(data):
-            # Who speaks first is looked at before anything else: "go on", or a failure.
-            return self._exchange.step(data)
+        if _WANTS_VALUE.get(mechanism, bool(data)) is not bool(data):
+            return self._exchange.step(data)  # "go on", or a failure
         return self._go_on(data)
 
     def _go_on(self, data: bytes) -> ServerStep:

@@ -223,8 +223,7 @@ class MemoryTransport:
 
     def reset(self) -> None:
         """Learn that the other side is gone, and what was on the way as well."""
-        if self.connected and self._fatal is None:
-            self._incoming.clear()
+        if self._fatal is None:
             self._lose(Failure(ConnectionLost()))
 
     def _pause_producer(self) -> None:

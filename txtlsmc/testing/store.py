@@ -18,6 +18,9 @@ from txtlsmc.testing.items import AT_ONCE, MODULUS, NEVER, Deadline, Item, item_
 from txtlsmc.wire.opcodes import Status
 from txtlsmc.wire.operations import LONGEST_RELATIVE
 
+#: How long before its start memcached counts its own time from: seconds, and one that is not seen.
+_BEFORE_START: Final = 61
+
 
 class Condition(Enum):
     """What must be so for a value to be stored without a cas."""
@@ -218,14 +221,15 @@ class Store:
         """
         Forget everything, now or at *exptime*; this replaces an earlier flush that is to come.
 
-        A Unix time from before the server was started forgets nothing: so it is in memcached.
+        A Unix time of more than a minute before the server was started forgets nothing: so it is in
+        memcached, whose time begins there.
         """
         self.counters["cmd_flush"] += 1
         self._flush_if_due()
         self._flush = self._deadline(exptime) if exptime else AT_ONCE
         if self._over(self._flush):
             self._next_cas()  # memcached spends one on knowing what was there before
-            if self._flush.wall and self._flush.at <= self._started:
+            if self._flush.wall and self._flush.at <= self._started - _BEFORE_START:
                 self._flush = NEVER
         self._flush_if_due()
 

@@ -13,6 +13,7 @@ a session out again when it comes behind a successful AUTH.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from enum import Enum
 from typing import Final
@@ -26,7 +27,6 @@ from txtlsmc.errors import (
     RemoteProtocolError,
     SASLUnavailable,
     ServerError,
-    shown,
 )
 from txtlsmc.settings import Credentials
 from txtlsmc.wire.frames import Request, Response
@@ -38,6 +38,8 @@ from txtlsmc.wire.session import Session
 _MAX_BODY: Final = 65_536
 #: Our own words are as long as the password; whether that is too long is for the server to say.
 _MAX_WORDS: Final = 2**32
+#: The name of a mechanism (RFC 4422, section 3.1); what is none gets into no error.
+_MECHANISM: Final = re.compile(rb"[A-Z0-9_-]{1,20}")
 #: How many mechanisms of a server's list an error repeats.
 _MAX_LISTED: Final = 16
 
@@ -155,7 +157,8 @@ class Handshake:
         assert self._exchange is not None
         names = response.value.upper().split()
         self._offers_ours = self._exchange.mechanism.encode() in names
-        self.offered = tuple(shown(name) for name in names[:_MAX_LISTED])
+        legal = [name.decode() for name in names if _MECHANISM.fullmatch(name)]
+        self.offered = tuple(legal[:_MAX_LISTED])
         self.state = State.AUTHENTICATING
 
     def _not_listed(self, response: Response) -> None:

@@ -49,6 +49,22 @@ MAX_ITERATIONS: Final = 1_000_000
 
 #: The GS2 header: no channel binding, and no other name to act under.
 _HEADER: Final = b"n,,"
+#: What may stand behind ``e=`` (RFC 5802, section 7); other text could repeat our own secrets.
+_SERVER_ERRORS: Final = frozenset(
+    {
+        "invalid-encoding",
+        "extensions-not-supported",
+        "invalid-proof",
+        "channel-bindings-dont-match",
+        "server-does-support-channel-binding",
+        "channel-binding-not-supported",
+        "unsupported-channel-binding-type",
+        "unknown-user",
+        "invalid-username-encoding",
+        "no-resources",
+        "other-error",
+    }
+)
 _PRINTABLE: Final = re.compile(rb"[\x21-\x2b\x2d-\x7e]+")
 _COUNT: Final = re.compile(rb"[1-9][0-9]*")
 _ATTRIBUTE: Final = re.compile(rb"[A-Za-z]=.+", re.DOTALL)
@@ -151,9 +167,10 @@ class ScramClient(ClientExchange):
 
     def _refuse_error(self, data: bytes) -> None:
         if data.startswith(b"e="):
+            error = data[2:].decode("ascii", "replace")
+            said = error if error in _SERVER_ERRORS else "an error that RFC 5802 does not have"
             raise CredentialsRefused(
-                self._server,
-                f"refuses the user name or the password ({self.mechanism}: {shown(data[2:])})",
+                self._server, f"refuses the user name or the password ({self.mechanism}: {said})"
             )
 
     def _not_proven(self, reason: str) -> ServerNotProven:

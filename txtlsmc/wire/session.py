@@ -3,9 +3,11 @@ The session: which answer belongs to which request.
 
 Only this module numbers requests.  Each request takes a *place*; places wait in the order of the
 requests, and their opaques are consecutive, so an answer's opaque says which place it is for
-without a search.  The server answers in the order of the requests, so an answer also ends the
-places before its own: they must be quiet ones, which were silent.  A run that ends quiet gets a
-NOOP of our own behind it, the fence, or its last request would never end.
+without a search.  The server answers in the order of the requests, so an answer passes over the
+places before its own: they must be quiet ones, which were silent.  They end with the next answer to
+a loud request, the fence, and not before: a server that mixes up the order of a quiet run would
+otherwise have us tell a miss whose hit is still to come.  A run that ends quiet gets a fence of our
+own behind it, a NOOP.
 
 A place is taken with an opaque *token* of the caller's (a Deferred in the client, a local
 connection's place in the gateway), and every token ends exactly once:
@@ -22,7 +24,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
-from itertools import islice
+from itertools import chain, islice
 from typing import Final, Generic, TypeVar
 
 from txtlsmc.errors import PendingLimit, RemoteProtocolError
@@ -92,13 +94,14 @@ class Session(Generic[T]):
         self._max_pending = max_pending
         self._max_pending_bytes = max_pending_bytes
         self._places: deque[Place[T]] = deque()
+        self._silent: list[Place[T]] = []  # passed over by an answer, and no fence behind them yet
         self._pending_bytes = 0
         self._next_opaque = first_opaque
         self._unsent: list[bytes] = []
 
     def __len__(self) -> int:
         """Return how many places are taken, abandoned ones included."""
-        return len(self._places)
+        return len(self._silent) + len(self._places)
 
     @property
     def unsent(self) -> bool:
@@ -116,7 +119,7 @@ class Session(Generic[T]):
 
     def tokens(self) -> Iterator[T]:
         """Iterate over the tokens that have not ended, oldest first."""
-        for place in self._places:
+        for place in chain(self._silent, self._places):
             if place.token is not None:
                 yield place.token
 
@@ -136,9 +139,9 @@ class Session(Generic[T]):
         """
         row = OPCODES[request.opcode]
         size = HEADER_SIZE + len(request.extras) + len(request.key) + len(request.value)
-        if len(self._places) >= self._max_pending:
+        if len(self) >= self._max_pending:
             raise PendingLimit("max_pending", self._max_pending)
-        if self._places and self._pending_bytes + size > self._max_pending_bytes:
+        if len(self) and self._pending_bytes + size > self._max_pending_bytes:
             raise PendingLimit("max_pending_bytes", self._max_pending_bytes)
         return self._take(request, token, row.quiet is not Quiet.NEVER, size)
 
@@ -171,8 +174,9 @@ class Session(Generic[T]):
         Take the next piece of what the server sends.
 
         Returns:
-            The tokens that it ends, each with its answers, in the order of the requests.  When an
-            answer behind them is wrong, `error` is set.
+            The tokens that it ends, each with its answers, in the order of the requests; those of
+            quiet requests that stayed silent just before that of the fence.  When an answer
+            behind them is wrong, `error` is set.
 
         Raises:
             RemoteProtocolError: `error` was set before.
@@ -193,16 +197,17 @@ class Session(Generic[T]):
                     self.error = _unsolicited(response)
                     return ended
                 place = places[skipped]
-                self.error = self._unskippable(skipped, place, response)
-                if self.error is not None:
-                    return ended
             else:
                 skipped = 0
+            if skipped or self._silent:
+                self.error = self._out_of_turn(skipped, place, response)
+                if self.error is not None:
+                    return ended
             self.error = _mismatch(place, response)
             if self.error is not None:
                 return ended
             for _ in range(skipped):
-                self._end(places.popleft(), [], ended)
+                self._silent.append(places.popleft())
             if place.opcode == Opcode.STAT and response.status == Status.OK:
                 responses = self._statistics(place, response)
                 if responses is None:
@@ -212,11 +217,15 @@ class Session(Generic[T]):
             else:
                 responses = [response]
             places.popleft()
+            if self._silent and not place.quiet:
+                for silent in self._silent:
+                    self._end(silent, [], ended)
+                self._silent.clear()
             self._end(place, responses, ended)
         self.error = self._reader.error
         return ended
 
-    def _unskippable(
+    def _out_of_turn(
         self, skipped: int, place: Place[T], response: Response
     ) -> RemoteProtocolError | None:
         """Return why *response*, for *place*, can not mean that those before it were silent."""
@@ -271,12 +280,13 @@ class Session(Generic[T]):
         Returns:
             Each token that had not ended, oldest first, and whether its request was sent.
         """
-        sent = len(self._places) - len(self._unsent)
+        sent = len(self) - len(self._unsent)
         lost = [
             (place.token, number < sent)
-            for number, place in enumerate(self._places)
+            for number, place in enumerate(chain(self._silent, self._places))
             if place.token is not None
         ]
+        self._silent.clear()
         self._places.clear()
         self._unsent.clear()
         self._pending_bytes = 0
