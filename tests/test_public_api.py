@@ -57,7 +57,7 @@ PROMISED = {
         "ServerInternalError",
         "ServerNotProven",
         "ServerOutOfMemory",
-    "ServerSilent",
+        "ServerSilent",
         "TLS",
         "TLSFailed",
         "TLSVersionRefused",

@@ -137,6 +137,12 @@ class AddressTests(_Tests):
         """What is dialled has no weight."""
         self.assertIn("no weight", self.refused(Address.parse, "mc1:11211:2"))
 
+    def test_long_path(self) -> None:
+        """The path of a Unix socket is no longer than the system takes."""
+        self.assertEqual(len(Address.parse("unix:/" + "x" * 106).path), 107)
+        for path in ("/" + "x" * 107, "/" + "é" * 54):
+            self.assertRaises(InvalidSetting, Address.parse, f"unix:{path}")
+
     def test_unix(self) -> None:
         """The path of a socket begins at the root, and stands alone."""
         for text in ("unix:", "unix:run/x", "unix:./x", "unix:x:11211"):

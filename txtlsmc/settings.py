@@ -28,6 +28,8 @@ _ADDRESS = re.compile(
     r"(?:\[(?P<ipv6>[^\]]*)\]|(?P<host>[^:\[\]/\s]+))(?::(?P<port>[^:]*))?(?::(?P<weight>[^:]*))?"
 )
 _PIN = re.compile("[0-9A-Fa-f]{64}")
+#: What ``sun_path`` holds on Linux, without the NUL behind it.
+_LONGEST_PATH: Final = 107
 _LARGEST_WEIGHT: Final = 2**31 - 1
 
 
@@ -102,6 +104,10 @@ class Address:
         if self.path:
             if not isinstance(self.path, str) or self.path[0] != "/" or "\0" in self.path:
                 raise InvalidSetting(f"{self.path!r} is no absolute path of a Unix socket")
+            if len(self.path.encode(errors="surrogateescape")) > _LONGEST_PATH:
+                raise InvalidSetting(
+                    f"{self.path!r} is too long for a Unix socket: {_LONGEST_PATH} bytes at most"
+                )
             if self.host or self.port:
                 raise InvalidSetting(f"{self.path!r} is a Unix socket, without a host or a port")
             return

@@ -292,7 +292,7 @@ class HostileServerTests(SynchronousTestCase):
             self.assert_error(ServerNotProven, "did not wait", started().finish, data)
 
     def test_refused(self) -> None:
-        """A server that says "e=" refuses us, wherever it says so; of its words only the known ones."""
+        """A server that says "e=" refuses us, wherever it says so; unknown words are not told."""
         for call in (started().step, answered().step, answered().finish):
             error = self.assert_error(
                 CredentialsRefused, "SCRAM-SHA-256: invalid-proof", call, b"e=invalid-proof"

@@ -10,7 +10,7 @@ from txtlsmc.errors import PendingLimit, RemoteProtocolError
 from txtlsmc.wire import operations as op
 from txtlsmc.wire.frames import HEADER_SIZE, Request, RequestReader, Response
 from txtlsmc.wire.opcodes import OPCODES, Key, Opcode, OpcodeRow, Quiet, Status
-from txtlsmc.wire.session import MAX_STATISTICS, Session
+from txtlsmc.wire.session import FLIGHT, MAX_STATISTICS, Session
 
 FLAGS = b"\0\0\0\x10"
 Ended = list[tuple[str, list[Response]]]
@@ -345,6 +345,41 @@ class QuietTests(_Tests):
             ended += session.receive(stream[start:end])
         self.assertEqual(sorted(ended, key=lambda pair: int(pair[0])), expected)
         self.assertEqual((len(session), session.error), (0, None))
+
+
+class FlightTests(_Tests):
+    def test_whole_requests(self) -> None:
+        """A flight holds whole requests, as many as go into a TLS record."""
+        session = new_session(max_pending=1000, max_pending_bytes=10**6)
+        for number in range(500):
+            session.send(op.set(f"key{number}", bytes(100)).request, str(number))
+        flights = session.flights()
+        self.assertTrue(all(len(flight) <= FLIGHT for flight in flights))
+        self.assertTrue(all(len(flight) > FLIGHT - 200 for flight in flights[:-1]))
+        readers = [RequestReader(10_000) for _ in flights]
+        read = [len(each.feed(flight)) for each, flight in zip(readers, flights, strict=True)]
+        self.assertEqual(sum(read), 500)
+        self.assertFalse(any(reader.inside_frame for reader in readers))
+
+    def test_exactly_full(self) -> None:
+        """A record is filled to its last byte, and not one byte more."""
+        for over, expected in ((0, [FLIGHT]), (1, [FLIGHT + 1 - 24 - 1, 24 + 1])):
+            session = new_session(max_pending=1000, max_pending_bytes=10**6)
+            rest = FLIGHT - 2 * 24 - 2 - 8 + over
+            session.send(op.set("a", bytes(rest)).request, "a")
+            session.send(op.get("b").request, "b")
+            self.assertEqual([*map(len, session.flights())], expected)
+
+    def test_large_one(self) -> None:
+        """A request that does not fit into a record has flights of nobody else's."""
+        session = new_session(max_pending=1000, max_pending_bytes=10**6)
+        session.send(op.get("a").request, "a")
+        session.send(op.set("b", bytes(2 * FLIGHT)).request, "b")
+        session.send(op.get("c").request, "c")
+        before, large, behind = session.flights()
+        self.assertEqual((len(before), len(behind)), (25, 25))
+        self.assertEqual(len(large), 2 * FLIGHT + 24 + 8 + 1)
+        self.assertEqual(session.flights(), [])
 
 
 class AbandonTests(_Tests):

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable
+from typing import Final
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.endpoints import (
@@ -23,7 +24,6 @@ from twisted.internet.endpoints import (
     TCP4ClientEndpoint,
     TCP6ClientEndpoint,
     UNIXClientEndpoint,
-    wrapClientTLS,
 )
 from twisted.internet.error import (
     ConnectError,
@@ -38,12 +38,14 @@ from twisted.internet.interfaces import (
     IAddress,
     IDelayedCall,
     IHandshakeListener,
+    IOpenSSLClientConnectionCreator,
     IProtocol,
     IProtocolFactory,
     IReactorTime,
     IStreamClientEndpoint,
 )
 from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -68,6 +70,9 @@ from txtlsmc.settings import (
     is_ip_address,
 )
 from txtlsmc.wire.handshake import Handshake
+
+#: Seconds until the next address of a name is tried; also how late the refusal of the last is told.
+_NEXT_ADDRESS: Final = 0.05
 
 
 def check_password_rule(
@@ -147,7 +152,13 @@ class ReadyEndpoint:
             # The endpoint for names tells of a refusal only after its pause for further addresses.
             kind = TCP6ClientEndpoint if ":" in address.host else TCP4ClientEndpoint
             return kind(self._reactor, address.host, address.port, timeout=timeout)
-        return HostnameEndpoint(self._reactor, address.host, address.port, timeout=timeout)
+        return HostnameEndpoint(
+            self._reactor,
+            address.host,
+            address.port,
+            timeout=timeout,
+            attemptDelay=_NEXT_ADDRESS,
+        )
 
     def connect(
         self,
@@ -168,8 +179,41 @@ class ReadyEndpoint:
         dial = self._dial
         if self._tls is not None:
             attempt.tls = self._tls.attempt()
-            dial = wrapClientTLS(attempt.tls, dial)
+            dial = _TLSEndpoint(attempt.tls, dial, self._reactor)
         return attempt.start(self._reactor, dial)
+
+
+class _TLSFactory(TLSMemoryBIOFactory):
+    # The usual one gathers small writes for a turn of the reactor, which costs a turn and joins
+    # what `Session.flights` keeps apart.  Gathering is the pipeline's business.
+    protocol = TLSMemoryBIOProtocol
+
+
+@implementer(IStreamClientEndpoint)
+class _TLSEndpoint:
+    """Puts TLS between an endpoint and its protocol; connected means that TLS can begin."""
+
+    def __init__(
+        self,
+        creator: IOpenSSLClientConnectionCreator,
+        dial: IStreamClientEndpoint,
+        clock: IReactorTime,
+    ) -> None:
+        self._creator, self._dial, self._clock = creator, dial, clock
+
+    def connect(
+        self,
+        protocolFactory: IProtocolFactory,  # noqa: N803 - the interface's name for it
+    ) -> Deferred[IProtocol]:
+        wrapped = _TLSFactory(self._creator, True, protocolFactory, self._clock)
+        connecting: Deferred[IProtocol] = self._dial.connect(wrapped)
+        return connecting.addCallback(_unwrapped)
+
+
+def _unwrapped(protocol: IProtocol) -> IProtocol:
+    assert isinstance(protocol, TLSMemoryBIOProtocol)
+    inner: IProtocol = protocol.wrappedProtocol
+    return inner
 
 
 class _Attempt:

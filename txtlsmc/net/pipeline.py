@@ -206,10 +206,9 @@ class PipelinedProtocol(Protocol):
             if self._gathering.active():
                 self._gathering.cancel()
             self._gathering = None
-        data = self._session.data_to_send()
-        if data:
+        for flight in self._session.flights():
             assert self.transport is not None
-            self.transport.write(data)
+            self.transport.write(flight)
 
     def dataReceived(self, data: bytes) -> None:
         """Hand answers to those who asked."""

@@ -36,6 +36,8 @@ T = TypeVar("T")
 _OPAQUES: Final = 0xFFFFFFFF
 #: The most answers to one STAT; memcached's longest (``cachedump``) has some ten thousands.
 MAX_STATISTICS: Final = 65_536
+#: The most that a TLS record holds, and what memcached reads at once.
+FLIGHT: Final = 16_384
 _CAN_CONTINUE: Final = (Opcode.SASL_AUTH, Opcode.SASL_STEP)
 
 
@@ -155,19 +157,38 @@ class Session(Generic[T]):
         return place
 
     def data_to_send(self) -> bytes:
+        """Return all that has to be written now, and count it as sent; see `flights`."""
+        return b"".join(self.flights())
+
+    def flights(self) -> list[bytes]:
         """
-        Return what has to be written now, and count it as sent.
+        Return what has to be written now, piece by piece, and count it as sent.
 
         A run of quiet requests that would end it is fenced.
+
+        Returns:
+            Whole requests, together at most `FLIGHT` bytes, or a single larger one.  Each piece
+            should start a TLS record of its own: a memcached before 1.6.39 takes a record into a
+            buffer of this size, and forgets about what is left of it behind a request that does
+            not fit, until more comes ("tls: fix potential hang when pipelining sets").
         """
         if not self._unsent:
-            return b""
+            return []
         last = self._places[-1]
         if last.quiet and last.opcode != Opcode.QUITQ:  # behind that one nothing is answered
             self._take(Request(Opcode.NOOP), None, False, HEADER_SIZE)
-        data = b"".join(self._unsent)
+        flights: list[bytes] = []
+        flight: list[bytes] = []
+        size = 0
+        for frame in self._unsent:
+            size += len(frame)
+            if size > FLIGHT and flight:
+                flights.append(b"".join(flight))
+                flight, size = [], len(frame)
+            flight.append(frame)
+        flights.append(b"".join(flight))
         self._unsent.clear()
-        return data
+        return flights
 
     def receive(self, data: bytes) -> list[tuple[T, list[Response]]]:
         """
