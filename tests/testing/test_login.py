@@ -22,6 +22,7 @@ BAD = Request(Opcode.SASL_AUTH, b"PLAIN", value=WRONG)
 EMPTY = Request(Opcode.SASL_AUTH, b"PLAIN")
 STEP = Request(Opcode.SASL_STEP, b"PLAIN", value=ALICE)
 CRAM = Request(Opcode.SASL_AUTH, b"CRAM-MD5")
+SCRAM = Request(Opcode.SASL_AUTH, b"SCRAM-SHA-256")
 NO_SUCH = Request(Opcode.SASL_AUTH, b"NOSUCH", value=b"x")
 
 OK, CONTINUE, FAILED = 0, Status.AUTHENTICATION_CONTINUE, Status.AUTHENTICATION_ERROR
@@ -101,6 +102,11 @@ class MechanismTests(LoginTestCase):
         """A mechanism may be written in small letters."""
         small = Request(Opcode.SASL_AUTH, b"plain", value=ALICE)
         self.assertEqual(self.statuses(self.client, small), [OK])
+
+    def test_nul(self) -> None:
+        """The name of a mechanism ends at a NUL, as it does in C."""
+        longer = Request(Opcode.SASL_AUTH, b"PLAIN\0CRAM-MD5", value=ALICE)
+        self.assertEqual(self.statuses(self.client, longer), [OK])
 
     def test_not_offered(self) -> None:
         """A mechanism that is not offered fails, whether it exists or not."""
@@ -192,7 +198,7 @@ class SessionTests(LoginTestCase):
 
     def test_second_login(self) -> None:
         """A second AUTH logs out, with the right password too; the one behind that counts again."""
-        for second in (RIGHT, BAD, NO_SUCH, CRAM):
+        for second in (RIGHT, BAD, NO_SUCH, CRAM, SCRAM):
             self.assert_run((RIGHT, OK), (second, FAILED), (NOOP, FAILED))
             self.assert_run((RIGHT, OK), (second, FAILED), (RIGHT, OK), (NOOP, OK))
             self.assert_run((RIGHT, OK), (second, FAILED), (BAD, FAILED))
