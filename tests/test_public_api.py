@@ -34,6 +34,7 @@ PROMISED = {
         "InvalidSetting",
         "KeyExists",
         "KeyNotFound",
+        "KeyedItem",
         "Limits",
         "MechanismNotOffered",
         "MemcacheError",

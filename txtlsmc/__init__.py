@@ -50,7 +50,7 @@ from txtlsmc.errors import (
 from txtlsmc.net.endpoints import ReadyEndpoint, connect
 from txtlsmc.net.protocol import MemcacheProtocol
 from txtlsmc.settings import TLS, Address, Credentials, InsecurePlaintext, Limits, Server
-from txtlsmc.wire.operations import RawItem
+from txtlsmc.wire.operations import KeyedItem, RawItem
 
 __all__ = [
     "TLS",
@@ -77,6 +77,7 @@ __all__ = [
     "InvalidSetting",
     "KeyExists",
     "KeyNotFound",
+    "KeyedItem",
     "Limits",
     "MechanismNotOffered",
     "MemcacheError",

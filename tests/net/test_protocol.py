@@ -30,7 +30,7 @@ from txtlsmc.net.protocol import MemcacheProtocol
 from txtlsmc.settings import Limits
 from txtlsmc.wire.frames import Request
 from txtlsmc.wire.opcodes import Opcode
-from txtlsmc.wire.operations import RawItem
+from txtlsmc.wire.operations import KeyedItem, RawItem
 
 DAY = 24 * 60 * 60
 LATER = int(NOW) + 31 * DAY
@@ -48,7 +48,7 @@ class Case(NamedTuple):
     Attributes:
         call: calls it on a protocol; takes *timeout*.
         request: what it sends.
-        extras, value: of the answer that is a success.
+        extras, value, key: of the answer that is a success.
         result: what that makes.
         others: what else is a result, by status.
     """
@@ -59,6 +59,7 @@ class Case(NamedTuple):
     extras: bytes = b""
     value: bytes = b""
     others: dict[int, Any] = {}  # noqa: RUF012  # nobody changes it
+    key: bytes = b""
 
     def __str__(self) -> str:
         return f"{Opcode(self.request.opcode).name} {self.request.extras.hex()}"
@@ -89,6 +90,24 @@ CASES = [
         FLAGS,
         b"v",
         {1: None},
+    ),
+    Case(
+        lambda p, **kw: p.getk("k", **kw),
+        Request(Opcode.GETK, b"k"),
+        KeyedItem(b"k", b"v", 5, 9),
+        FLAGS,
+        b"v",
+        {1: None},
+        b"k",
+    ),
+    Case(
+        lambda p, **kw: p.gatk("k", 60, **kw),
+        Request(Opcode.GATK, b"k", pack(">I", 60)),
+        KeyedItem(b"k", b"v", 5, 9),
+        FLAGS,
+        b"v",
+        {1: None},
+        b"k",
     ),
     Case(
         lambda p, **kw: p.touch("k", 60, **kw),
@@ -234,7 +253,8 @@ class EveryMethodTests(ProtocolTestCase):
             self.setUp()
             done = case.call(self.protocol)
             request = self.peer.request()
-            self.peer.say(answer(request, case.value, extras=case.extras, cas=9))
+            success = answer(request, case.value, extras=case.extras, key=case.key, cas=9)
+            self.peer.say(success)
             result = self.successResultOf(done)
             self.assertEqual(result, case.result, str(case))
             self.assertIs(type(result), type(case.result), str(case))

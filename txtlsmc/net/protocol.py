@@ -16,7 +16,7 @@ from twisted.internet.defer import Deferred
 from txtlsmc.errors import InvalidArgument, MemcacheError
 from txtlsmc.net.pipeline import PipelinedProtocol
 from txtlsmc.wire import operations
-from txtlsmc.wire.operations import Operation, RawItem, absolute_exptime
+from txtlsmc.wire.operations import KeyedItem, Operation, RawItem, absolute_exptime
 
 T = TypeVar("T")
 K = TypeVar("K", str, bytes)
@@ -53,6 +53,10 @@ class MemcacheProtocol(PipelinedProtocol):
     def gets(self, key: str | bytes, *, timeout: float | None = None) -> Deferred[RawItem | None]:
         """Fetch an item to use its cas; the same as `get`, whose answer always has one."""
         return self.perform(operations.gets(key), timeout)
+
+    def getk(self, key: str | bytes, *, timeout: float | None = None) -> Deferred[KeyedItem | None]:
+        """Fetch an item with its key; otherwise as `get`."""
+        return self.perform(operations.getk(key), timeout)
 
     def get_multi(
         self, keys: Iterable[K], *, timeout: float | None = None
@@ -95,6 +99,12 @@ class MemcacheProtocol(PipelinedProtocol):
             InvalidKey, InvalidArgument: at once; nothing was sent.
         """
         return self.perform(operations.gat(key, self._exptime(exptime)), timeout)
+
+    def gatk(
+        self, key: str | bytes, exptime: float, *, timeout: float | None = None
+    ) -> Deferred[KeyedItem | None]:
+        """Fetch an item with its key, and give it a new expiry time; otherwise as `gat`."""
+        return self.perform(operations.gatk(key, self._exptime(exptime)), timeout)
 
     def touch(
         self, key: str | bytes, exptime: float, *, timeout: float | None = None
