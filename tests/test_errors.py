@@ -268,6 +268,8 @@ class SentenceTests(SynchronousTestCase):
         error = CertificateWrongHost("mc1", "is for mc2", subject="CN=mc2", names=("mc2",), depth=1)
         self.assertEqual((error.subject, error.names, error.depth), ("CN=mc2", ("mc2",), 1))
         self.assertEqual((error.not_before, error.not_after), (None, None))
+        bare = CertificateUntrusted("mc1", "self-signed")
+        self.assertEqual((bare.subject, bare.names, bare.depth), ("", (), 0))
         self.assert_reads(error, "mc1: is for mc2")
 
     def test_mechanism_not_offered(self) -> None:

@@ -151,6 +151,11 @@ class FrameTests(SynchronousTestCase):
             + b"Not found",
         )
 
+    def test_defaults(self) -> None:
+        """What is not said of a frame is zero or empty."""
+        self.assertEqual(Request(0x0A).encode(), b"\x80\x0a" + bytes(22))
+        self.assertEqual(Response(0x0A).encode(), b"\x81\x0a" + bytes(22))
+
     def test_repr(self) -> None:
         """A frame shows its numbers, and neither its key nor its value: they may be secret."""
         secret = Request(Opcode.SASL_AUTH, b"PLAIN", value=b"\0alice\0secret", opaque=3, vbucket=2)

@@ -6,6 +6,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from txtlsmc.errors import SERVER_ERRORS
 from txtlsmc.wire.opcodes import (
+    MAX_KEY,
+    MAX_MECHANISM,
     OPCODES,
     QUIET_TWIN,
     Key,
@@ -103,6 +105,10 @@ class OpcodeTests(SynchronousTestCase):
         on_success = {row.opcode.name for row in OPCODES.values() if row.quiet is Quiet.ON_SUCCESS}
         self.assertEqual(on_success, set(QUIET_WRITES.split()))
         self.assertEqual(len(QUIET_TWIN), 14)
+
+    def test_limits(self) -> None:
+        """The longest key and the longest name of a mechanism are memcached's."""
+        self.assertEqual((MAX_KEY, MAX_MECHANISM), (250, 32))
 
     def test_name(self) -> None:
         """Every number has a name of its own to be shown by."""

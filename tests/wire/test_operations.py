@@ -50,6 +50,13 @@ REQUESTS: list[tuple[Make, Request]] = [
         partial(op.set, "k", b"", flags=0xDEADBEEF, exptime=3600),
         Request(Opcode.SET, b"k", b"\xde\xad\xbe\xef\0\0\x0e\x10"),
     ),
+    (partial(op.add, "k", b"v"), Request(Opcode.ADD, b"k", bytes(8), b"v")),
+    (partial(op.replace, "k", b"v"), Request(Opcode.REPLACE, b"k", bytes(8), b"v")),
+    (partial(op.cas, "k", b"v", 1), Request(Opcode.SET, b"k", bytes(8), b"v", 1)),
+    (
+        partial(op.decr, "k", initial=0),
+        Request(Opcode.DECREMENT, b"k", b"\0\0\0\0\0\0\0\1" + bytes(8) + bytes(4)),
+    ),
     (
         partial(op.add, "k", b"v", flags=1, exptime=2),
         Request(Opcode.ADD, b"k", b"\0\0\0\1\0\0\0\2", b"v"),
@@ -280,6 +287,7 @@ class KeyTests(SynchronousTestCase):
         """It says where the byte is that can not be in a key, also at either end."""
         self.assertIn("byte 0 ", str(self.assertRaises(InvalidKey, encode_key, "\na")))
         self.assertIn("byte 3 ", str(self.assertRaises(InvalidKey, encode_key, "éa ")))
+        self.assertIn("byte 2 ", str(self.assertRaises(InvalidKey, encode_key, "!~\x7f\0")))
         self.assertIn("byte 249 ", str(self.assertRaises(InvalidKey, encode_key, "a" * 249 + "\n")))
 
     def test_length(self) -> None:

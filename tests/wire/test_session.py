@@ -828,6 +828,16 @@ class LossTests(_Tests):
         self.assertFalse(session.unsent)
         self.assertEqual((session.data_to_send(), session.lose()), (b"", []))
 
+    def test_silent(self) -> None:
+        """What was silent before the fence came is lost with the rest, and only once."""
+        session = new_session()
+        session.send(op.get("a", quiet=True).request, "a")
+        session.send(op.get("b", quiet=True).request, "b")
+        _, b, _ = sent(session)
+        self.assertEqual(session.receive(encoded(hit(b))), [("b", [hit(b)])])
+        self.assertEqual(session.lose(), [("a", True)])
+        self.assertEqual((len(session), session.lose()), (0, []))
+
     def test_fence_is_nobodys(self) -> None:
         """The fence is lost in silence."""
         session = new_session()

@@ -52,7 +52,15 @@ SILENT_SUCCESS = (Opcode.SETQ, Opcode.APPENDQ, Opcode.INCREMENTQ)
 QUIET = SILENT_MISS + SILENT_SUCCESS
 
 #: How a server can break the protocol.
-WRONGS = ("broken frame", "twice", "not sent", "another opcode", "forgotten", "failed fence")
+WRONGS = (
+    "broken frame",
+    "twice",
+    "too early",
+    "not sent",
+    "another opcode",
+    "forgotten",
+    "failed fence",
+)
 BROKEN = (
     (b"\x80" + bytes(23), "magic"),
     (b"ERROR\r\n", "magic"),
@@ -246,6 +254,12 @@ class SessionMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.rules_left <= 0 and self.wrong is None)
     @rule(kind=st.sampled_from(WRONGS), number=st.integers(0, 2**31), outcome=OUTCOMES)
     def misbehave(self, kind: str, number: int, outcome: str) -> None:
+        if kind == "too early" and self.unsent:
+            first = self.unsent[0]
+            opaque = self.places[first.serial].opaque
+            self.send_wrong(Response(first.opcode, Status.BUSY, opaque), "opaque")
+            self.deliver(10**9)  # and not after it was written
+            return
         self.write()
         unanswered = self.next_unanswered()
         place = number % len(unanswered) if unanswered else 0

@@ -22,8 +22,10 @@ from tests.integration.parity.exchange import FENCE, FENCES, Exchange
 from txtlsmc.wire.frames import Request, Response, ResponseReader
 from txtlsmc.wire.opcodes import Opcode
 
-#: When a server is said to be silent; far above what any answer takes.
-PATIENCE: Final = 30.0
+#: When a server is said to be silent: far above what any answer takes.  One that was silent before
+#: is not waited for as long, so that a broken one is found out in a reasonable time.
+_PATIENCE: Final = 20.0
+_LITTLE_PATIENCE: Final = 0.5
 _MAX_BODY: Final = 2**26
 
 OPEN: Final = "open"
@@ -157,19 +159,21 @@ class Pacer:
 
 
 class Client:
-    """
-    Goes through exchanges with one server, each on a connection of its own.
-
-    Attributes:
-        half_closes: whether it can say that it has said everything.
-    """
+    """Goes through exchanges with one server, each on a connection of its own."""
 
     def __init__(
         self, reactor: IReactorTime, endpoint: IStreamClientEndpoint, *, half_closes: bool
     ) -> None:
+        """
+        Args:
+            reactor: tells the time.
+            endpoint: leads to the server.
+            half_closes: whether a connection can be closed in one direction.
+        """
         self._reactor, self._endpoint = reactor, endpoint
         self._kind = HalfClosingPeer if half_closes else Peer
         self._pacing: Peer | None = None
+        self._patience = _PATIENCE
 
     async def open(self) -> str:
         """Make ready, and return the server's version; `close` must be called then."""
@@ -207,6 +211,7 @@ class Client:
                 await self._say_no_more(peer)
                 sections.append(peer.take())
         except TimeoutError:
+            self._patience = _LITTLE_PATIENCE
             sections.append(Section(peer.take().responses, "silent"))
         finally:
             if not peer.closed:
@@ -220,7 +225,6 @@ class Client:
         if isinstance(peer, HalfClosingPeer):
             peer.transport.loseWriteConnection()
         else:
-            # TLS, as Twisted has it, can not be closed in one direction.
             peer.transport.loseConnection()
         await self._in_time(peer.ended())
 
@@ -230,4 +234,4 @@ class Client:
         return peer
 
     def _in_time(self, waiting: Coroutine[Deferred[Any], Any, None]) -> Deferred[None]:
-        return Deferred.fromCoroutine(waiting).addTimeout(PATIENCE, self._reactor)
+        return Deferred.fromCoroutine(waiting).addTimeout(self._patience, self._reactor)

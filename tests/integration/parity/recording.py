@@ -26,7 +26,7 @@ MECHANISMS: Final = ("SCRAM-SHA-256", "CRAM-MD5", "PLAIN")
 #: The embedded server has no text protocol, so the real one is to have none.
 _BINARY: Final = ("-B", "binary")
 
-_EXCHANGES_AT_ONCE: Final = 16
+_EXCHANGES_AT_ONCE: Final = 8
 _SERVERS_AT_ONCE: Final = 4
 
 
