@@ -40,7 +40,7 @@ napoleon_use_ivar = True
 napoleon_custom_sections = [("Fails", "params_style")]
 
 # Modules whose public names have a page of their own; the others are on reference/api.
-OWN_PAGE = ("txtlsmc.errors", "txtlsmc.settings")
+OWN_PAGE = ("txtlsmc.errors", "txtlsmc.settings", "txtlsmc.servers", "txtlsmc.routing")
 
 
 def leave_out(app, what, name, thing, skip, options):
@@ -50,8 +50,11 @@ def leave_out(app, what, name, thing, skip, options):
     documented = app.env.current_document.docname
     if name not in txtlsmc.__all__ and documented != "reference/api":
         return True
-    if documented == "reference/api" and getattr(thing, "__module__", None) in OWN_PAGE:
+    home = getattr(thing, "__module__", None)
+    if documented == "reference/api" and home in OWN_PAGE:
         return True
+    if documented == "reference/settings" and home != app.env.current_document.autodoc_module:
+        return True  # only lent by that module, and told with its own
     return skip
 
 

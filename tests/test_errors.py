@@ -18,6 +18,7 @@ from txtlsmc.errors import (
     CertificateUntrusted,
     CertificateWrongHost,
     ClientCertificateRefused,
+    CodecError,
     ConnectFailed,
     ConnectionClosed,
     ConnectRefused,
@@ -34,10 +35,13 @@ from txtlsmc.errors import (
     MechanismNotOffered,
     MemcacheError,
     NameNotFound,
+    NodeDown,
     NonNumericValue,
     NotPermitted,
+    NotReady,
     NotStored,
     NotSupported,
+    PartialResult,
     PendingLimit,
     PinMismatch,
     PlaintextServer,
@@ -55,12 +59,19 @@ from txtlsmc.errors import (
     TLSVersionRefused,
     UnknownCommand,
     ValueTooLarge,
+    WrongProcess,
     shown,
 )
 
 EXIT_CODES: dict[type[MemcacheError], int] = {
     MemcacheError: 1,
     PendingLimit: 1,
+    CodecError: 1,
+    WrongProcess: 1,
+    # many servers: an instance has the code of its cause
+    NodeDown: 1,
+    NotReady: 1,
+    PartialResult: 1,
     # usage
     InvalidArgument: 64,
     InvalidKey: 64,
@@ -247,6 +258,42 @@ class SentenceTests(SynchronousTestCase):
         error = PendingLimit("max_pending", 7)
         self.assert_reads(error, "the connection has its max_pending of 7 unanswered")
         self.assertEqual((error.limit, error.value), ("max_pending", 7))
+
+    def test_codec_error(self) -> None:
+        """It names the codec, and what is stored by its flags."""
+        error = CodecError("pylibmc", "it is marked as text and is not UTF-8", flags=16)
+        self.assert_reads(error, "codec pylibmc, flags 16: it is marked as text and is not UTF-8")
+        self.assertEqual((error.codec, error.flags), ("pylibmc", 16))
+        self.assertEqual(error.reason, "it is marked as text and is not UTF-8")
+        error = CodecError("raw", "it takes bytes only")
+        self.assert_reads(error, "codec raw: it takes bytes only")
+        self.assertIsNone(error.flags)
+
+    def test_node_down(self) -> None:
+        """It names the server and the cause, whose exit code it has."""
+        error = NodeDown("mc1:11211", ConnectTimedOut("mc1:11211", "not ready within 5 s"))
+        self.assert_reads(error, "mc1:11211 is down: not ready within 5 s")
+        self.assertEqual((error.node, type(error.cause)), ("mc1:11211", ConnectTimedOut))
+        self.assertEqual(error.exit_code, 82)
+        error = NodeDown("mc1:11211")
+        self.assert_reads(error, "mc1:11211 is down")
+        self.assertEqual(error.exit_code, 81)
+
+    def test_many_servers(self) -> None:
+        """What concerns many servers holds the error of each, and tells the first few."""
+        causes: dict[str, MemcacheError] = {
+            f"mc{number}:11211": ConnectRefused(f"mc{number}:11211", "nobody listens")
+            for number in range(6)
+        }
+        for error in (NotReady(causes), PartialResult({"a": 1}, causes)):
+            said = str(error)
+            self.assertIn("mc0:11211: nobody listens; mc1:11211: nobody listens", said)
+            self.assertTrue(said.endswith("; and 2 more"), said)
+            self.assertEqual((error.errors, error.exit_code), (causes, 81))
+        self.assertEqual(PartialResult({"a": 1}, causes).found, {"a": 1})
+        silent = PartialResult([], {"mc1:11211": RequestTimeout(2, sent=True)})
+        self.assertIn("mc1:11211: no answer within 2 s", str(silent))
+        self.assertEqual(silent.exit_code, 82)
 
     def test_remote_protocol_error(self) -> None:
         """It names the field that was wrong."""

@@ -21,7 +21,16 @@ ORDER = (
     # the ground: plain values
     "_version",
     "errors",
+    "checks",
+    "servers",
+    "routing",
     "settings",
+    # where settings come from
+    "sources",
+    "drafts",
+    "urls",
+    "environ",
+    "tables",
     # bytes and their meaning
     "wire.opcodes",
     "wire.frames",
@@ -33,6 +42,7 @@ ORDER = (
     "wire.sasl",
     "wire.handshake",
     "wire.text",
+    "wire.compression",
     "wire.codecs",
     "wire",
     # one connection
@@ -47,6 +57,7 @@ ORDER = (
     "net",
     # many servers
     "cluster.ring",
+    "cluster.link",
     "cluster.node",
     "cluster.factory",
     "cluster.discovery",
@@ -54,6 +65,8 @@ ORDER = (
     "client",
     "",
     # the commands
+    "files",
+    "options",
     "check",
     "tunnel.relay",
     "tunnel.gateway",
@@ -64,6 +77,13 @@ ORDER = (
     "tap",
     "cli.running",
     "cli.command",
+    "cli.server_options",
+    "cli.asking",
+    "cli.printing",
+    "cli.operations",
+    "cli.ring",
+    "cli.show",
+    "cli.demo_cluster",
     "cli.demo",
     "cli.serve",
     "cli",
@@ -90,7 +110,11 @@ TESTING_ORDER = (
 )
 
 #: The standard library only.
-PURE = ("_version", "errors", "settings", "wire", "cluster.ring")
+PURE = (
+    *("_version", "errors", "checks", "servers", "routing", "settings"),
+    *("sources", "drafts", "urls", "environ", "tables"),
+    *("wire", "cluster.ring"),
+)
 
 #: Input and output, the clock, randomness and the log are handed in to the pure modules.
 OUTSIDE = (

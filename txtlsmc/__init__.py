@@ -1,6 +1,10 @@
 """Memcached for Twisted: the binary protocol and SASL, over TLS that is always verified."""
 
 from txtlsmc._version import __version__
+from txtlsmc.client import Item, MemcacheClient
+from txtlsmc.cluster.factory import MemcacheClientFactory
+from txtlsmc.cluster.node import NodeHealth, NodeState
+from txtlsmc.cluster.ring import Pick, Ring
 from txtlsmc.errors import (
     AuthenticationError,
     CertificateError,
@@ -9,6 +13,7 @@ from txtlsmc.errors import (
     CertificateUntrusted,
     CertificateWrongHost,
     ClientCertificateRefused,
+    CodecError,
     ConnectFailed,
     ConnectionClosed,
     ConnectRefused,
@@ -25,10 +30,13 @@ from txtlsmc.errors import (
     MechanismNotOffered,
     MemcacheError,
     NameNotFound,
+    NodeDown,
     NonNumericValue,
     NotPermitted,
+    NotReady,
     NotStored,
     NotSupported,
+    PartialResult,
     PendingLimit,
     PinMismatch,
     PlaintextServer,
@@ -46,22 +54,39 @@ from txtlsmc.errors import (
     TLSVersionRefused,
     UnknownCommand,
     ValueTooLarge,
+    WrongProcess,
 )
 from txtlsmc.net.endpoints import ReadyEndpoint, connect
 from txtlsmc.net.protocol import MemcacheProtocol
-from txtlsmc.settings import TLS, Address, Credentials, InsecurePlaintext, Limits, Server
+from txtlsmc.settings import (
+    TLS,
+    Address,
+    Backoff,
+    ClientSettings,
+    Credentials,
+    InsecurePlaintext,
+    Limits,
+    Routing,
+    Server,
+    parse_servers,
+)
+from txtlsmc.wire.codecs import Codec, codec_named
 from txtlsmc.wire.operations import KeyedItem, RawItem
 
 __all__ = [
     "TLS",
     "Address",
     "AuthenticationError",
+    "Backoff",
     "CertificateError",
     "CertificateExpired",
     "CertificateNotYetValid",
     "CertificateUntrusted",
     "CertificateWrongHost",
     "ClientCertificateRefused",
+    "ClientSettings",
+    "Codec",
+    "CodecError",
     "ConnectFailed",
     "ConnectRefused",
     "ConnectTimedOut",
@@ -75,25 +100,36 @@ __all__ = [
     "InvalidArguments",
     "InvalidKey",
     "InvalidSetting",
+    "Item",
     "KeyExists",
     "KeyNotFound",
     "KeyedItem",
     "Limits",
     "MechanismNotOffered",
+    "MemcacheClient",
+    "MemcacheClientFactory",
     "MemcacheError",
     "MemcacheProtocol",
     "NameNotFound",
+    "NodeDown",
+    "NodeHealth",
+    "NodeState",
     "NonNumericValue",
     "NotPermitted",
+    "NotReady",
     "NotStored",
     "NotSupported",
+    "PartialResult",
     "PendingLimit",
+    "Pick",
     "PinMismatch",
     "PlaintextServer",
     "RawItem",
     "ReadyEndpoint",
     "RemoteProtocolError",
     "RequestTimeout",
+    "Ring",
+    "Routing",
     "SASLUnavailable",
     "Server",
     "ServerBusy",
@@ -107,6 +143,9 @@ __all__ = [
     "TemporaryFailure",
     "UnknownCommand",
     "ValueTooLarge",
+    "WrongProcess",
     "__version__",
+    "codec_named",
     "connect",
+    "parse_servers",
 ]

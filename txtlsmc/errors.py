@@ -3,11 +3,13 @@ Every exception of txtlsmc, under one root, sorted by whose fault it is.
 
 ===================== ==============================================================
 the caller's          `InvalidArgument`, `InvalidKey`, `InvalidSetting`, `InsecurePassword`
+a value               `CodecError`
 the server's answer   `ServerError`, one class for each status, from one table
 the peer's protocol   `RemoteProtocolError`
 the credentials       `AuthenticationError` and its causes
 the way there         `ConnectFailed` and its causes, `CertificateError` among them
 the wire              `ConnectionClosed`, `ServerSilent`, `RequestTimeout`, `PendingLimit`
+many servers          `NodeDown`, `NotReady`, `PartialResult`
 ===================== ==============================================================
 
 Errors hold data and read as a sentence.  What came from a server is escaped and cut before it
@@ -45,7 +47,7 @@ def shown(text: bytes | str) -> str:
 class MemcacheError(Exception):
     """The root of all that txtlsmc raises or fails with."""
 
-    exit_code: ClassVar[int] = 1
+    exit_code: int = 1
 
 
 # The caller's -------------------------------------------------------------------------------
@@ -69,6 +71,10 @@ class InsecurePassword(InvalidArgument):
     """Credentials were given for a connection on which anybody could read or steal them."""
 
 
+class WrongProcess(MemcacheError):
+    """A client was used in a process that was forked off after it had connected."""
+
+
 class PendingLimit(MemcacheError):
     """
     Too much is unanswered on this connection already; nothing of this request was sent.
@@ -81,6 +87,25 @@ class PendingLimit(MemcacheError):
     def __init__(self, limit: str, value: int) -> None:
         super().__init__(f"the connection has its {limit} of {value} unanswered")
         self.limit, self.value = limit, value
+
+
+# A value ------------------------------------------------------------------------------------
+
+
+class CodecError(MemcacheError):
+    """
+    A value can not be stored, or what is stored can not be read, by this codec.
+
+    Attributes:
+        codec: the name of the codec.
+        flags: what the stored value is marked with; None when it was to be stored.
+        reason: what is wrong, in words; the value is not shown.
+    """
+
+    def __init__(self, codec: str, reason: str, *, flags: int | None = None) -> None:
+        where = f"codec {codec}" if flags is None else f"codec {codec}, flags {flags}"
+        super().__init__(f"{where}: {reason}")
+        self.codec, self.flags, self.reason = codec, flags, reason
 
 
 # The server's answer ------------------------------------------------------------------------
@@ -435,3 +460,62 @@ class RequestTimeout(MemcacheError):
     def __init__(self, timeout: float, *, sent: bool) -> None:
         super().__init__(f"no answer within {timeout:g} s")
         self.timeout, self.sent = timeout, sent
+
+
+# Many servers -------------------------------------------------------------------------------
+
+
+class NodeDown(MemcacheError):
+    """
+    The server of the key has failed too often, and is not waited for; nothing was sent.
+
+    Attributes:
+        node: the name of the server.
+        cause: its latest failure.
+        exit_code: that of the cause.
+    """
+
+    def __init__(self, node: str, cause: MemcacheError | None = None) -> None:
+        why = "" if cause is None else f": {str(cause).removeprefix(f'{node}: ')}"
+        super().__init__(f"{node} is down{why}")
+        self.node, self.cause = node, cause
+        self.exit_code = 81 if cause is None else cause.exit_code
+
+
+class NotReady(MemcacheError):
+    """
+    Not so many servers became ready as were asked for.
+
+    Attributes:
+        errors: why, by the name of the server.
+        exit_code: that of the first.
+    """
+
+    def __init__(self, errors: dict[str, MemcacheError]) -> None:
+        super().__init__("not enough servers are ready: " + _joined(errors))
+        self.errors = errors
+        self.exit_code = next((e.exit_code for e in errors.values()), 81)
+
+
+class PartialResult(MemcacheError):
+    """
+    Some servers could not do their part of it.
+
+    Attributes:
+        found: what the others answered, in the form that the whole would have had.
+        errors: what was wrong, by the name of the server; the first error of each.
+        exit_code: that of the first.
+    """
+
+    def __init__(self, found: object, errors: dict[str, MemcacheError]) -> None:
+        super().__init__("some servers could not do it: " + _joined(errors))
+        self.found, self.errors = found, errors
+        self.exit_code = next((e.exit_code for e in errors.values()), 1)
+
+
+def _joined(errors: dict[str, MemcacheError]) -> str:
+    said = [
+        str(error) if name in str(error) else f"{name}: {error}" for name, error in errors.items()
+    ]
+    shortened = said[:4] + ([f"and {len(said) - 4} more"] if len(said) > 4 else [])
+    return "; ".join(shortened)

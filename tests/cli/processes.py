@@ -21,12 +21,28 @@ class Command(ProcessProtocol):
     A running ``tlsmc``.
 
     Attributes:
-        out, err: what it printed so far.
+        written: to its standard output so far.
+        err: what it complained of so far.
         ended: fires with the exit code, or the negative number of the signal that ended it.
     """
 
-    def __init__(self, *words: str, environ: Mapping[str, str] | None = None) -> None:
-        self.out = self.err = ""
+    def __init__(
+        self,
+        *words: str,
+        environ: Mapping[str, str] | None = None,
+        given: bytes = b"",
+        terminal: bool = False,
+        reads: bool = True,
+    ) -> None:
+        """
+        Args:
+            words: behind ``tlsmc``.
+            environ: variables to add to ours.
+            given: what it reads from its standard input.
+            terminal: whether that and what it prints to is a terminal.
+            reads: whether we read what it prints; otherwise that pipe is closed.
+        """
+        self.written, self.err = b"", ""
         self.ended: Deferred[int] = Deferred()
         self._awaited: list[tuple[str, Deferred[None]]] = []
         self._process = reactor.spawnProcess(
@@ -34,7 +50,18 @@ class Command(ProcessProtocol):
             sys.executable,
             [sys.executable, "-c", _RUN, *words],
             env={**os.environ, **(environ or {})},
+            usePTY=terminal,
         )
+        self._process.write(given)
+        if not terminal:
+            self._process.closeStdin()
+        if not reads:
+            self._process.closeStdout()
+
+    @property
+    def out(self) -> str:
+        """What it printed so far."""
+        return self.written.decode("utf-8", "replace")
 
     def line(self, beginning: str) -> Deferred[None]:
         """Return a Deferred that fires when a line that begins so was printed."""
@@ -69,7 +96,7 @@ class Command(ProcessProtocol):
 
     def outReceived(self, data: bytes) -> None:
         """Keep what it printed."""
-        self.out += data.decode()
+        self.written += data
         self._look()
 
     def errReceived(self, data: bytes) -> None:

@@ -8,7 +8,7 @@ from twisted.internet.defer import Deferred, fail, succeed
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from tests.cli.processes import Command
-from txtlsmc.cli.demo import Show
+from txtlsmc.cli.show import Show
 from txtlsmc.errors import CertificateExpired, ConnectRefused
 from txtlsmc.net.protocol import MemcacheProtocol
 
@@ -17,7 +17,7 @@ class DemoTests(TestCase):
     timeout = 60
 
     async def test_it_comes_out_as_it_says(self) -> None:
-        """The demo ends with 0, and shows operations and the three refusals with their words."""
+        """The demo ends with 0, and shows operations, refusals, and a server that fails."""
         command = Command("demo")
         self.addCleanup(command.kill)
         self.assertEqual((await command.ended, command.err), (0, ""))
@@ -29,10 +29,28 @@ class DemoTests(TestCase):
             "CredentialsRefused",
             "refuses the user name or the password",
             "b'A good day to you'",
+            "get_multi of them                          300 values",
+            "one.example:11211 is killed",
+            "get user:0, which it has                   NodeDown",
+            "nobody listens",
+            "one down, two up, three up",
+            "It comes back",
+            "'value of user:0'",
+            "one up, two up, three up",
             "All of it came out as it should.",
         ):
             self.assertIn(said, command.out)
         self.assertNotIn("UNEXPECTED", command.out)
+
+    async def test_keys_are_shared_out(self) -> None:
+        """Each of the three servers has some of the keys, and together they have all."""
+        command = Command("demo")
+        self.addCleanup(command.kill)
+        await command.ended
+        lines = (line.split() for line in command.out.splitlines())
+        kept = [int(words[3]) for words in lines if words[1:2] == ["on"] and words[4:] == ["keys"]]
+        self.assertEqual((len(kept), sum(kept)), (3, 300))
+        self.assertGreater(min(kept), 50)
 
     async def test_no_colours_into_a_pipe(self) -> None:
         """There are colours on a terminal only."""

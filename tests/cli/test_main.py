@@ -40,7 +40,7 @@ class MainTests(SynchronousTestCase):
         ran = tlsmc("--help")
         self.assertEqual(ran.code, 0)
         self.assertTrue(ran.out.startswith("Usage: tlsmc COMMAND [options]\n"))
-        for command in ("demo", "serve"):
+        for command in ("demo", "serve", "get", "set", "delete", "stats", "flush", "ring"):
             self.assertIn(f"    {command} ", ran.out)
 
     def test_help_of_a_command(self) -> None:
@@ -59,6 +59,12 @@ class MainTests(SynchronousTestCase):
         ran = tlsmc("nonsense")
         self.assertEqual(ran.code, 64)
         self.assertEqual(ran.err, "tlsmc: Unknown command: nonsense\nTry 'tlsmc --help'.\n")
+
+    def test_option_before_the_command(self) -> None:
+        """An option that stands before its command is told where it goes."""
+        ran = tlsmc("--server", "mc1.example", "get", "key")
+        self.assertEqual(ran.code, 64)
+        self.assertIn("those of a command go behind it", ran.err)
 
     def test_unknown_option(self) -> None:
         """An unknown option is a usage error of the command."""

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Awaitable
-from dataclasses import dataclass
-from typing import Any, TextIO
-
-from twisted.internet.defer import Deferred
+from typing import Any
 
 from txtlsmc.cli.command import Command
+from txtlsmc.cli.demo_cluster import show_cluster
 from txtlsmc.cli.running import run
+from txtlsmc.cli.show import Show
 from txtlsmc.errors import (
     CertificateExpired,
     CertificateWrongHost,
     CredentialsRefused,
-    MemcacheError,
 )
 from txtlsmc.net.endpoints import connect
 from txtlsmc.net.protocol import MemcacheProtocol
@@ -24,7 +21,6 @@ from txtlsmc.settings import TLS, Credentials
 from txtlsmc.testing import Authority, IssuedCertificate, MemoryServer
 
 _USER, _PASSWORD = "alice", "correct horse battery staple"
-_GREEN, _RED, _BOLD, _PLAIN = "\x1b[32m", "\x1b[31m", "\x1b[1m", "\x1b[0m"
 
 
 class DemoOptions(Command):
@@ -33,7 +29,8 @@ class DemoOptions(Command):
     synopsis = "tlsmc demo"
     longdesc = (
         "Starts embedded servers with TLS and SASL on free ports of this machine, lets a client"
-        " do every kind of operation, and shows what is refused, and with which words."
+        " do every kind of operation, and shows what is refused, and with which words. Then three"
+        " servers share the keys of one client, and one of them fails and comes back."
         " Exits with 0 only if everything came out as it says."
     )
 
@@ -41,57 +38,6 @@ class DemoOptions(Command):
         """Show it; return the exit code."""
         show = Show(sys.stdout, sys.stdout.isatty() and "NO_COLOR" not in os.environ)
         return run(lambda reactor: _demo(reactor, show))
-
-
-@dataclass
-class Show:
-    """
-    Lines for people.
-
-    Attributes:
-        out: where to.
-        colours: whether to use them.
-        surprises: how many things did not come out as said.
-    """
-
-    out: TextIO
-    colours: bool
-    surprises: int = 0
-
-    def _painted(self, colour: str, text: str) -> str:
-        return f"{colour}{text}{_PLAIN}" if self.colours else text
-
-    def title(self, text: str) -> None:
-        """Say what comes next."""
-        print(f"\n{self._painted(_BOLD, text)}", file=self.out, flush=True)
-
-    def result(self, what: str, got: object, as_said: bool) -> None:
-        """Tell what came out, and whether it is what it should be."""
-        self.surprises += not as_said
-        mark = self._painted(_GREEN, "ok") if as_said else self._painted(_RED, "UNEXPECTED")
-        print(f"  {mark:2}  {what:<42} {got}", file=self.out, flush=True)
-
-    async def expect(self, what: str, done: Awaitable[object], expected: object) -> None:
-        """Wait for *done*, which should come to *expected*."""
-        try:
-            got = await done
-        except MemcacheError as error:
-            self.result(what, f"{type(error).__name__}: {error}", False)
-        else:
-            self.result(what, repr(got), got == expected)
-
-    async def refuse(
-        self, what: str, done: Deferred[MemcacheProtocol], expected: type[MemcacheError]
-    ) -> None:
-        """Wait for *done*, which should fail with *expected*."""
-        try:
-            protocol = await done
-        except MemcacheError as error:
-            self.result(what, type(error).__name__, isinstance(error, expected))
-            print(f"      {error}", file=self.out, flush=True)
-        else:
-            self.result(what, "was accepted", False)
-            await protocol.close()
 
 
 async def _demo(reactor: Any, show: Show) -> int:
@@ -127,6 +73,7 @@ async def _demo(reactor: Any, show: Show) -> int:
         mallory = Credentials(_USER, "a guess")
         done = connect(reactor, good.server, tls=trusted, credentials=mallory)
         await show.refuse("a wrong password", done, CredentialsRefused)
+        await show_cluster(reactor, show, authority, alice)
     finally:
         for started in servers:
             await started.stop()

@@ -18,7 +18,8 @@ import secrets
 from collections.abc import Callable
 from typing import Final
 
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
+from twisted.internet.defer import TimeoutError as DeferTimeoutError
 from twisted.internet.endpoints import (
     HostnameEndpoint,
     TCP4ClientEndpoint,
@@ -74,6 +75,9 @@ from txtlsmc.wire.handshake import Handshake
 #: Seconds until the next address of a name is tried; also how late the refusal of the last is told.
 _NEXT_ADDRESS: Final = 0.05
 
+#: Who we are: known, or asked for at every connection.
+CredentialsSource = Credentials | Callable[[], Credentials | Deferred[Credentials] | None] | None
+
 
 def check_password_rule(
     server: Server, tls: TLS | InsecurePlaintext, credentials: Credentials | None
@@ -112,7 +116,7 @@ class ReadyEndpoint:
         server: Server,
         *,
         tls: TLS | InsecurePlaintext,
-        credentials: Credentials | None = None,
+        credentials: CredentialsSource = None,
         limits: Limits | None = None,
         nonce: Callable[[], str] = secrets.token_urlsafe,
         dial: IStreamClientEndpoint | None = None,
@@ -122,8 +126,9 @@ class ReadyEndpoint:
             reactor: what has the sockets and the time.
             server: where to, and who it has to be.
             tls: how to know that it is the server.
-            credentials: who we are; None: the server is to be used without.
-            limits: `Limits.connect_timeout` bounds it all.
+            credentials: who we are, or what returns that (a Deferred too) and is asked at every
+                connection; None: the server is to be used without.
+            limits: `Limits.connect_timeout` bounds it all, and the wait for credentials likewise.
             nonce: makes a random string for SCRAM; for tests.
             dial: connects the bytes instead of the server's address; for tests.
 
@@ -132,13 +137,15 @@ class ReadyEndpoint:
             InvalidSetting: a file of *tls*, or the credentials, can not be used.
         """
         self.server = server  # first: whoever shows the traceback of an error below shows this too
-        check_password_rule(server, tls, credentials)
-        Handshake(server.name, credentials, nonce())  # what is wrong with them is told here
+        if not callable(credentials):
+            check_password_rule(server, tls, credentials)
+            Handshake(server.name, credentials, nonce())  # what is wrong with them is told here
         self._reactor = reactor
         self._credentials = credentials
         self._limits = Limits() if limits is None else limits
         self._nonce = nonce
         self._dial = self._address() if dial is None else dial
+        self._settings = tls
         self._tls = None if isinstance(tls, InsecurePlaintext) else ClientTLS(server, tls)
 
     def __repr__(self) -> str:
@@ -174,8 +181,36 @@ class ReadyEndpoint:
             ConnectFailed: by one of its kinds, which says why.
             RemoteProtocolError: whoever answers is no memcached.
         """
-        handshake = Handshake(self.server.name, self._credentials, self._nonce())
-        attempt = _Attempt(self.server, handshake, protocolFactory, self._limits)
+        source = self._credentials
+        if not callable(source):
+            return self._attempt(source, protocolFactory)
+        # Its type says either a Deferred or not, and ours may do the one or the other.
+        asked: Deferred[Credentials | None] = maybeDeferred(source)  # type: ignore[call-overload]
+        asked.addTimeout(self._limits.connect_timeout, self._reactor)
+        asked.addErrback(self._no_credentials)
+        return asked.addCallback(self._rotated, protocolFactory)
+
+    def _no_credentials(self, reason: Failure) -> Failure:
+        if reason.check(CancelledError):
+            return reason
+        if reason.check(DeferTimeoutError):
+            why = f"the credentials did not come within {self._limits.connect_timeout:g} s"
+            return Failure(ConnectTimedOut(self.server.name, why))
+        # Its class only: what a store of secrets says may hold one.
+        why = f"the credentials could not be had ({type(reason.value).__name__})"
+        return Failure(ConnectFailed(self.server.name, why))
+
+    def _rotated(
+        self, credentials: Credentials | None, factory: IProtocolFactory
+    ) -> Deferred[IProtocol]:
+        check_password_rule(self.server, self._settings, credentials)
+        return self._attempt(credentials, factory)
+
+    def _attempt(
+        self, credentials: Credentials | None, factory: IProtocolFactory
+    ) -> Deferred[IProtocol]:
+        handshake = Handshake(self.server.name, credentials, self._nonce())
+        attempt = _Attempt(self.server, handshake, factory, self._limits)
         dial = self._dial
         if self._tls is not None:
             attempt.tls = self._tls.attempt()
@@ -417,7 +452,7 @@ def connect(
     server: Server | str,
     *,
     tls: TLS | InsecurePlaintext | None = None,
-    credentials: Credentials | None = None,
+    credentials: CredentialsSource = None,
     limits: Limits | None = None,
 ) -> Deferred[MemcacheProtocol]:
     """
@@ -428,7 +463,7 @@ def connect(
         server: a `Server`, or ``"host:port"``.
         tls: how to know that it is the server; what the platform trusts when None.
             `InsecurePlaintext` for no TLS at all.
-        credentials: user name and password, for SASL.
+        credentials: user name and password, for SASL, or what returns them.
         limits: time-outs and bounds; the defaults of `Limits` when None.
 
     Returns:

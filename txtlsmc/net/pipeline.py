@@ -54,7 +54,14 @@ class PipelinedProtocol(Protocol):
 
     Attributes:
         limits: its bounds.
+        answered: whether an answer has come on it.
+        on_ready: called when it can be used.
+        on_end: called once, with the reason, when it can not be used any more.
     """
+
+    answered = False
+    on_ready: Callable[[], object] | None = None
+    on_end: Callable[[MemcacheError], object] | None = None
 
     def __init__(
         self,
@@ -210,6 +217,11 @@ class PipelinedProtocol(Protocol):
             assert self.transport is not None
             self.transport.write(flight)
 
+    def connectionMade(self) -> None:
+        """Tell whoever keeps connections that there is one more."""
+        if self.on_ready is not None:
+            self.on_ready()
+
     def dataReceived(self, data: bytes) -> None:
         """Hand answers to those who asked."""
         if self._aborted:
@@ -217,9 +229,11 @@ class PipelinedProtocol(Protocol):
         self._heard = self._monotonic()
         session = self._session
         ended = session.receive(data)
+        if ended:
+            self.answered = True
         error = session.error
-        if error is not None and self._over is None:
-            self._over = str(error)  # before the callbacks, which may ask for more
+        if error is not None:  # told before the callbacks, which may ask for more
+            self._conclude(str(error), RemoteProtocolError(error.field, error.reason))
         for pending, responses in ended:
             pending.ended(responses)
         if error is not None:
@@ -268,14 +282,21 @@ class PipelinedProtocol(Protocol):
             self.transport.abortConnection()  # type: ignore[attr-defined]  # see above
 
     def _end(self, reason: str, error: Callable[[bool], MemcacheError]) -> None:
-        if self._over is None:
-            self._over = reason
+        self._conclude(reason, error(True))
         for timer in (self._gathering, self._sweeping, self._lingering):
             if timer is not None and timer.active():
                 timer.cancel()
         self._gathering = self._sweeping = self._lingering = None
         for pending, sent in self._session.lose():
             pending.failed(error(sent))
+
+    def _conclude(self, reason: str, error: MemcacheError) -> None:
+        """Take no more requests, and tell whoever keeps connections."""
+        if self._over is None:
+            self._over = reason
+        told, self.on_end = self.on_end, None
+        if told is not None:
+            told(error)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Fail everything pending, once."""

@@ -78,6 +78,11 @@ class KeyedItem(NamedTuple):
     cas: int
 
 
+def copy_request(request: Request) -> Request:
+    """Return the same request again: each that is sent gets a number of its own."""
+    return Request(request.opcode, request.key, request.extras, request.value, request.cas)
+
+
 # Arguments ----------------------------------------------------------------------------------
 
 
@@ -167,7 +172,8 @@ def server_error(response: Response) -> ServerError:
     return error(response.opcode, response.status, response.value)
 
 
-def _read_item(responses: list[Response]) -> RawItem | None:
+def read_item(responses: list[Response]) -> RawItem | None:
+    """Return the item that the answer to a get carries, or None for a miss."""
     if not responses:
         return None
     response = responses[0]
@@ -179,7 +185,7 @@ def _read_item(responses: list[Response]) -> RawItem | None:
 
 
 def _read_keyed_item(responses: list[Response]) -> KeyedItem | None:
-    item = _read_item(responses)
+    item = read_item(responses)
     return None if item is None else KeyedItem(responses[0].key, *item)
 
 
@@ -238,7 +244,7 @@ def _read_statistics(responses: list[Response]) -> dict[bytes, bytes]:
 
 def get(key: str | bytes, *, quiet: bool = False) -> Operation[RawItem | None]:
     """GET, GETQ: the item under *key*, or None on a miss."""
-    return Operation(Request(_opcode(Opcode.GET, quiet), encode_key(key)), _read_item)
+    return Operation(Request(_opcode(Opcode.GET, quiet), encode_key(key)), read_item)
 
 
 def gets(key: str | bytes, *, quiet: bool = False) -> Operation[RawItem | None]:
@@ -254,7 +260,7 @@ def getk(key: str | bytes, *, quiet: bool = False) -> Operation[KeyedItem | None
 def gat(key: str | bytes, exptime: int, *, quiet: bool = False) -> Operation[RawItem | None]:
     """GAT, GATQ: the item under *key*, which gets a new *exptime* (as the server counts it)."""
     extras = _EXPTIME.pack(_within(exptime, _MAX_32, "exptime"))
-    return Operation(Request(_opcode(Opcode.GAT, quiet), encode_key(key), extras), _read_item)
+    return Operation(Request(_opcode(Opcode.GAT, quiet), encode_key(key), extras), read_item)
 
 
 def gatk(key: str | bytes, exptime: int, *, quiet: bool = False) -> Operation[KeyedItem | None]:

@@ -1,0 +1,1 @@
+"""What other implementations computed, kept as data."""
