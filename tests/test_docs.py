@@ -46,6 +46,39 @@ class DocumentationTests(TestCase):
             self.assertEqual(status, 0 if outcome == "hello" else 1, err)
             self.assertIn(outcome, out + err)
 
+    async def serve(self, users: dict[str, str] | None) -> tuple[str, str]:
+        """Start a server; return its address and the file of its authority."""
+        authority = Authority()
+        server = MemoryServer(reactor, users=users, certificate=authority.issue())
+        await server.listen()
+        self.addCleanup(server.stop)
+        folder = Path(self.mktemp())
+        folder.mkdir(parents=True)
+        return f"localhost:{server.server.address.port}", str(authority.write_to(folder))
+
+    async def test_many_servers(self) -> None:
+        """The tutorial's client prints what it stored, and whose the key is."""
+        address, ca = await self.serve({"alice": "wonderland"})
+        program = str(DOCS / "tutorial" / "client.py")
+        out, err, status = await self.python(program, address, ca, TXTLSMC_PASSWORD="wonderland")
+        self.assertEqual((status, err), (0, ""))
+        expected = [
+            "apple 4",
+            "{'fruit': 'apple', 'count': 4}",
+            f"{address} has the fruit",
+        ]
+        self.assertEqual(out.splitlines(), expected)
+        out, err, status = await self.python(program, address, ca, TXTLSMC_PASSWORD="wrong")
+        self.assertEqual(status, 1)
+        self.assertIn("PartialResult", err)
+        self.assertIn("refuses the user name or the password", err)
+
+    async def test_howto_styles(self) -> None:
+        """A coroutine, a generator and a thread each read what they wrote."""
+        address, ca = await self.serve(None)
+        out, err, status = await self.python(str(DOCS / "howto" / "styles.py"), address, ca)
+        self.assertEqual((out.split(), status), (["coroutine", "generator", "thread"], 0), err)
+
     async def test_howto_testing(self) -> None:
         """The tests of the guide to testing pass."""
         folder = os.path.abspath(self.mktemp())
