@@ -9,7 +9,7 @@ SETTINGS := setup.cfg pyproject.toml txtlsmc/_version.py
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test lint types docs coverage test-reactors wheel changes clean
+.PHONY: help demo test lint types docs coverage test-reactors bench wheel changes clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
@@ -44,6 +44,12 @@ test-reactors: $(VENV)/.installed-test ## Run what meets the network on the sele
 	@tools/system-packages
 	@status=0; for reactor in select asyncio; do echo "The $$reactor reactor:"; \
 	    $(BIN)/python -m tests.run --reactor=$$reactor $(REACTOR_TESTS) || status=1; done; exit $$status
+
+bench: $(VENV)/.installed-test $(VENV)/.installed-bench ## Measure beside pylibmc behind stunnel, emcache and others, as ratios
+	@tools/system-packages
+	@command -v stunnel4 >/dev/null || command -v stunnel >/dev/null || \
+	    echo "stunnel is missing: its rows are left out (apt-get install stunnel4)"
+	@$(BIN)/python -m tests.bench
 
 wheel: $(VENV)/.made ## Build a wheel and try it in an empty environment
 	@tools/try-wheel $(BIN)/python

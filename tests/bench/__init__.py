@@ -1,0 +1,1 @@
+"""How fast it is, beside what users have today; `make bench` runs it, and no test does."""
