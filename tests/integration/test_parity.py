@@ -14,16 +14,22 @@ from fnmatch import fnmatchcase
 from itertools import chain
 from typing import ClassVar, NamedTuple
 
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SkipTest, TestCase
 
 from tests.integration.parity import expiry, logins, operations, server, shapes, sizes, streams
+from tests.integration.parity.client import SILENT
 from tests.integration.parity.exchange import Exchange
 from tests.integration.parity.logins import Flights, by_plain, by_scram
 from tests.integration.parity.recording import Outcome, Setting, record
 from tests.memcached import needs_memcached
 
 MIB = 2**20
+#: When a class that is not through is given up.
+DEADLINE = 120.0
 
 
 class Difference(NamedTuple):
@@ -129,7 +135,7 @@ class ParityTests(TestCase):
         differences: those that are known.
     """
 
-    timeout = 120
+    timeout = 2 * DEADLINE  # the deadline is kept in good order, and trial's is not
     setting: ClassVar[Setting] = Setting()
     differences: ClassVar[Sequence[Difference]] = ()
     _recorded: ClassVar[dict[str, Outcome] | Failure | None] = None
@@ -153,8 +159,10 @@ class ParityTests(TestCase):
             raise SkipTest(reason)
         cls = type(self)
         if cls._recorded is None:
+            recording = Deferred.fromCoroutine(record(setting, tuple(cls.exchanges())))
+            recording.addTimeout(DEADLINE, IReactorTime(reactor))
             try:
-                cls._recorded = await record(setting, tuple(cls.exchanges()))
+                cls._recorded = await recording
             except Exception:
                 cls._recorded = Failure()
         recorded = cls._recorded
@@ -162,6 +170,7 @@ class ParityTests(TestCase):
         if isinstance(outcome, Failure):
             outcome.raiseException()
         real, memory = outcome
+        self.assertNotIn(SILENT, real + memory, "\n".join(memory))
         if known is None:
             self.assertEqual(memory, real, "\n".join(["", "memcached:", *real, "", "we:", *memory]))
         else:

@@ -29,6 +29,7 @@ _LITTLE_PATIENCE: Final = 0.5
 _MAX_BODY: Final = 2**26
 
 OPEN: Final = "open"
+SILENT: Final = "silent"
 
 
 @dataclass
@@ -212,7 +213,7 @@ class Client:
                 sections.append(peer.take())
         except TimeoutError:
             self._patience = _LITTLE_PATIENCE
-            sections.append(Section(peer.take().responses, "silent"))
+            sections.append(Section(peer.take().responses, SILENT))
         finally:
             if not peer.closed:
                 peer.transport.abortConnection()

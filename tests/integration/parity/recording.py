@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from twisted.internet import reactor
-from twisted.internet.defer import Deferred, DeferredSemaphore, gatherResults
+from twisted.internet.defer import Deferred, DeferredList, DeferredSemaphore
 from twisted.internet.endpoints import TCP4ClientEndpoint, wrapClientTLS
 from twisted.internet.interfaces import IReactorTCP, IReactorTime, IStreamClientEndpoint
 from twisted.internet.ssl import Certificate, optionsForClientTLS
 from twisted.python.failure import Failure
 
-from tests.integration.parity.client import Client, Section
+from tests.integration.parity.client import Client
 from tests.integration.parity.exchange import Alone, Exchange
 from tests.integration.parity.transcript import compared
 from tests.memcached import MemcachedOptions, RealMemcached
 from txtlsmc.testing import Authority, IssuedCertificate, MemoryServer
+
+T = TypeVar("T")
 
 USERS: Final = {"alice": "secret"}
 #: In the order in which the real one lists them.
@@ -65,7 +67,7 @@ async def record(setting: Setting, exchanges: Sequence[Exchange]) -> dict[str, O
         for group in groups
     ]
     outcomes: dict[str, Outcome] = {}
-    for outcome in await gatherResults(recording, consumeErrors=True):
+    for outcome in await _all(recording):
         outcomes |= outcome
     return outcomes
 
@@ -116,7 +118,7 @@ class _Pair:
                     else limit.run(_go_through, theirs, ours, exchange, outcomes)
                     for exchange in group
                 ]
-                await gatherResults(going)
+                await _all(going)
             finally:
                 await ours.close()
         finally:
@@ -149,11 +151,21 @@ class _Pair:
 def _go_through(
     theirs: Client, ours: Client, exchange: Exchange, outcomes: dict[str, Outcome]
 ) -> Deferred[None]:
-    def both(sections: list[list[Section]]) -> Outcome:
-        return compared(exchange, *sections)
+    async def go_through() -> Outcome:
+        going = [Deferred.fromCoroutine(each.go_through(exchange)) for each in (theirs, ours)]
+        real, memory = await _all(going)
+        return compared(exchange, real, memory)
 
     def ended(outcome: Outcome) -> None:
         outcomes[exchange.name] = outcome
 
-    going = [Deferred.fromCoroutine(each.go_through(exchange)) for each in (theirs, ours)]
-    return gatherResults(going, consumeErrors=True).addCallback(both).addBoth(ended)
+    return Deferred.fromCoroutine(go_through()).addBoth(ended)
+
+
+async def _all(deferreds: Sequence[Deferred[T]]) -> list[T]:
+    """Return all results; unlike `gatherResults` wait for the others when one fails."""
+    results = await DeferredList(deferreds, consumeErrors=True)
+    for succeeded, result in results:
+        if not succeeded:
+            result.raiseException()
+    return [result for _, result in results]
