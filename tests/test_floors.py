@@ -60,6 +60,7 @@ ORDER = (
     "cluster.link",
     "cluster.node",
     "cluster.factory",
+    "cluster.dispatch",
     "cluster.discovery",
     "cluster",
     "client",

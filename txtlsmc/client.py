@@ -1,8 +1,7 @@
 """
 `MemcacheClient`: what applications call.
 
-It turns keys and values of Python's into operations, asks the factory which node has the key, and
-decides what a failure means: try once more, go elsewhere, a miss, or the caller's to handle.
+It turns keys and values of Python's into operations, which `txtlsmc.cluster.dispatch` sends.
 """
 
 from __future__ import annotations
@@ -14,22 +13,18 @@ from datetime import datetime, timedelta
 from typing import Any, NamedTuple, Self, TypeVar
 
 from twisted.internet.defer import Deferred
-from twisted.python.failure import Failure
 
+from txtlsmc.cluster.dispatch import Asked, Dispatcher, Outcomes
 from txtlsmc.cluster.factory import MemcacheClientFactory
-from txtlsmc.cluster.link import Link
-from txtlsmc.cluster.node import Node, NodeHealth
+from txtlsmc.cluster.node import NodeHealth
 from txtlsmc.cluster.ring import Pick
 from txtlsmc.environ import settings_from_environ
 from txtlsmc.errors import (
     CodecError,
-    ConnectionClosed,
     InvalidArgument,
     InvalidKey,
     InvalidSetting,
     MemcacheError,
-    NodeDown,
-    PartialResult,
 )
 from txtlsmc.net.endpoints import CredentialsSource
 from txtlsmc.routing import Routing
@@ -45,8 +40,6 @@ from txtlsmc.wire.operations import Operation, RawItem, absolute_exptime, encode
 T = TypeVar("T")
 K = TypeVar("K", str, bytes)
 Exptime = float | timedelta | datetime
-#: For each operation of many: the key that the ring hashes, and what to ask.
-Asked = Sequence[tuple[bytes, Operation[T]]]
 
 
 class Item(NamedTuple):
@@ -129,7 +122,7 @@ class MemcacheClient:
             )
         self.factory = factory
         self._routing = factory.routing
-        self._timeout = factory.limits.timeout
+        self._dispatcher = Dispatcher(factory)
         self._namespace = _encode_namespace(namespace)
         self._codec = codec_named(codec) if isinstance(codec, str) else codec
         self._wall_clock = wall_clock
@@ -234,13 +227,6 @@ class MemcacheClient:
             seconds = -1  # 0 would be never
         return absolute_exptime(seconds, now)
 
-    def _seconds(self, timeout: float | None) -> float:
-        if timeout is None:
-            return self._timeout
-        if not isinstance(timeout, (int, float)) or not timeout > 0:
-            raise InvalidArgument(f"a timeout is a number of seconds above 0, not {timeout!r}")
-        return timeout
-
     def _encode(self, value: object) -> tuple[bytes, int]:
         data, flags = self._codec.encode(value)
         return data, flags
@@ -266,63 +252,6 @@ class MemcacheClient:
 
     # One key
 
-    def _ask(
-        self,
-        key: bytes,
-        operation: Operation[T],
-        timeout: float | None,
-        *,
-        read: bool = False,
-        miss: Any = None,
-    ) -> Deferred[T]:
-        """
-        Send *operation* to the node of *key*.
-
-        Args:
-            key: bare, as it was given.
-            operation: with the namespace in it.
-            timeout: seconds, or None.
-            read: it changes nothing, so that it may be sent twice.
-            miss: what it fires with on a miss; see `Routing.on_failure`.
-        """
-        hashed = self._hashed(key)
-        seconds = self._seconds(timeout)
-        done = self._link(hashed).perform(operation, seconds)
-        if self._routing.retry or self._routing.on_failure != "fail":
-            started = self.factory.now()
-
-            def once_more(reason: Any) -> Any:
-                error = reason.value
-                if self._may_repeat(error, read=read):
-                    left = seconds - (self.factory.now() - started)
-                    if left > 0:
-                        again = self._link(hashed).perform(operation, left)
-                        return again.addErrback(missed)
-                return missed(reason)
-
-            def missed(reason: Any) -> Any:
-                if read and self._is_miss(reason.value):
-                    return miss
-                return reason
-
-            done.addErrback(once_more)
-        return done
-
-    def _link(self, hashed: bytes) -> Link:
-        return self.factory.node_for(hashed).link_for(hashed)
-
-    def _may_repeat(self, error: object, *, read: bool) -> bool:
-        if self.factory.closed:
-            return False
-        if isinstance(error, NodeDown):  # it was waited for, and has another place now
-            return self._routing.on_failure == "rehash"
-        if not (self._routing.retry and isinstance(error, ConnectionClosed)):
-            return False
-        return read or not error.sent
-
-    def _is_miss(self, error: object) -> bool:
-        return self._routing.on_failure == "miss" and isinstance(error, NodeDown)
-
     def get(
         self, key: str | bytes, default: Any = None, *, timeout: float | None = None
     ) -> Deferred[Any]:
@@ -335,7 +264,9 @@ class MemcacheClient:
         bare = encode_key(key)
         request = operations.get(self._wire_key(bare)).request
         reader = self._read_or_none if default is None else self._reader(default)
-        return self._ask(bare, Operation(request, reader), timeout, read=True, miss=default)
+        return self._dispatcher.ask(
+            self._hashed(bare), Operation(request, reader), timeout, read=True, miss=default
+        )
 
     def gets(self, key: str | bytes, *, timeout: float | None = None) -> Deferred[Item | None]:
         """
@@ -346,7 +277,9 @@ class MemcacheClient:
         """
         bare = encode_key(key)
         request = operations.gets(self._wire_key(bare)).request
-        return self._ask(bare, Operation(request, self._read_versioned), timeout, read=True)
+        return self._dispatcher.ask(
+            self._hashed(bare), Operation(request, self._read_versioned), timeout, read=True
+        )
 
     def _read_versioned(self, responses: list[Response]) -> Item | None:
         item = operations.read_item(responses)
@@ -377,7 +310,7 @@ class MemcacheClient:
         bare = encode_key(key)
         request = operations.gat(self._wire_key(bare), self._exptime(exptime)).request
         asked = Operation(request, self._reader(default))
-        return self._ask(bare, asked, timeout, read=True, miss=default)
+        return self._dispatcher.ask(self._hashed(bare), asked, timeout, read=True, miss=default)
 
     def touch(
         self, key: str | bytes, exptime: Exptime, *, timeout: float | None = None
@@ -385,7 +318,7 @@ class MemcacheClient:
         """Give an item a new expiry time, as `gat` takes it: True, or False where there is none."""
         bare = encode_key(key)
         operation = operations.touch(self._wire_key(bare), self._exptime(exptime))
-        return self._ask(bare, operation, timeout)
+        return self._dispatcher.ask(self._hashed(bare), operation, timeout)
 
     def set(
         self,
@@ -414,12 +347,7 @@ class MemcacheClient:
         Fails:
             ValueTooLarge: the server takes no values of this size.
         """
-        bare = encode_key(key)
-        data, flags = self._encode(value)
-        operation = operations.set(
-            self._wire_key(bare), data, flags=flags, exptime=self._exptime(exptime)
-        )
-        return self._ask(bare, operation, timeout)
+        return self._store(operations.set, key, value, exptime, timeout)
 
     def add(
         self,
@@ -430,12 +358,7 @@ class MemcacheClient:
         timeout: float | None = None,
     ) -> Deferred[bool]:
         """Store a value where there is none: True, or False where there is one.  See `set`."""
-        bare = encode_key(key)
-        data, flags = self._encode(value)
-        operation = operations.add(
-            self._wire_key(bare), data, flags=flags, exptime=self._exptime(exptime)
-        )
-        return self._ask(bare, operation, timeout)
+        return self._store(operations.add, key, value, exptime, timeout)
 
     def replace(
         self,
@@ -446,12 +369,7 @@ class MemcacheClient:
         timeout: float | None = None,
     ) -> Deferred[bool]:
         """Store a value where there is one: True, or False where there is none.  See `set`."""
-        bare = encode_key(key)
-        data, flags = self._encode(value)
-        operation = operations.replace(
-            self._wire_key(bare), data, flags=flags, exptime=self._exptime(exptime)
-        )
-        return self._ask(bare, operation, timeout)
+        return self._store(operations.replace, key, value, exptime, timeout)
 
     def cas(
         self,
@@ -472,12 +390,22 @@ class MemcacheClient:
         Returns:
             A Deferred that fires with True, or with False when it was changed or is gone.
         """
+        return self._store(operations.cas, key, value, exptime, timeout, cas=cas)
+
+    def _store(
+        self,
+        build: Callable[..., Operation[bool]],
+        key: str | bytes,
+        value: object,
+        exptime: Exptime,
+        timeout: float | None,
+        **more: int,
+    ) -> Deferred[bool]:
         bare = encode_key(key)
         data, flags = self._encode(value)
-        operation = operations.cas(
-            self._wire_key(bare), data, cas, flags=flags, exptime=self._exptime(exptime)
-        )
-        return self._ask(bare, operation, timeout)
+        wire_exptime = self._exptime(exptime)
+        operation = build(self._wire_key(bare), data, flags=flags, exptime=wire_exptime, **more)
+        return self._dispatcher.ask(self._hashed(bare), operation, timeout)
 
     def append(
         self, key: str | bytes, value: bytes, *, timeout: float | None = None
@@ -488,19 +416,25 @@ class MemcacheClient:
         No codec has a part in it: what is stored keeps its own mark.
         """
         bare = encode_key(key)
-        return self._ask(bare, operations.append(self._wire_key(bare), value), timeout)
+        return self._dispatcher.ask(
+            self._hashed(bare), operations.append(self._wire_key(bare), value), timeout
+        )
 
     def prepend(
         self, key: str | bytes, value: bytes, *, timeout: float | None = None
     ) -> Deferred[bool]:
         """Put bytes before what is stored: True, or False where nothing is.  See `append`."""
         bare = encode_key(key)
-        return self._ask(bare, operations.prepend(self._wire_key(bare), value), timeout)
+        return self._dispatcher.ask(
+            self._hashed(bare), operations.prepend(self._wire_key(bare), value), timeout
+        )
 
     def delete(self, key: str | bytes, *, timeout: float | None = None) -> Deferred[bool]:
         """Remove an item: True, or False where there is none."""
         bare = encode_key(key)
-        return self._ask(bare, operations.delete(self._wire_key(bare)), timeout)
+        return self._dispatcher.ask(
+            self._hashed(bare), operations.delete(self._wire_key(bare)), timeout
+        )
 
     def incr(
         self,
@@ -532,7 +466,7 @@ class MemcacheClient:
         operation = operations.incr(
             self._wire_key(bare), delta, initial=initial, exptime=self._exptime(exptime)
         )
-        return self._ask(bare, operation, timeout)
+        return self._dispatcher.ask(self._hashed(bare), operation, timeout)
 
     def decr(
         self,
@@ -548,7 +482,7 @@ class MemcacheClient:
         operation = operations.decr(
             self._wire_key(bare), delta, initial=initial, exptime=self._exptime(exptime)
         )
-        return self._ask(bare, operation, timeout)
+        return self._dispatcher.ask(self._hashed(bare), operation, timeout)
 
     # Many keys
 
@@ -585,9 +519,9 @@ class MemcacheClient:
         for key in given:
             bare = encode_key(key)
             request = operations.get(self._wire_key(bare), quiet=True).request
-            asked.append((bare, Operation(request, read)))
+            asked.append((self._hashed(bare), Operation(request, read)))
 
-        def found(outcomes: _Outcomes) -> dict[K, Any]:
+        def found(outcomes: Outcomes) -> dict[K, Any]:
             values = {
                 key: result[0]
                 for key, result in zip(given, outcomes.results, strict=True)
@@ -596,7 +530,7 @@ class MemcacheClient:
             outcomes.check(values, partial=self._routing.partial == "return")
             return values
 
-        return self._ask_all(asked, timeout, read=True).addCallback(found)
+        return self._dispatcher.ask_all(asked, timeout, read=True).addCallback(found)
 
     def set_multi(
         self,
@@ -623,7 +557,7 @@ class MemcacheClient:
             operation = operations.set(
                 self._wire_key(bare), data, flags=flags, exptime=wire_exptime, quiet=True
             )
-            asked.append((bare, operation))
+            asked.append((self._hashed(bare), operation))
         return self._write_all(list(mapping), asked, timeout)
 
     def delete_multi(self, keys: Iterable[K], *, timeout: float | None = None) -> Deferred[list[K]]:
@@ -640,13 +574,13 @@ class MemcacheClient:
         asked = []
         for key in given:
             bare = encode_key(key)
-            asked.append((bare, operations.delete(self._wire_key(bare), quiet=True)))
+            asked.append((self._hashed(bare), operations.delete(self._wire_key(bare), quiet=True)))
         return self._write_all(given, asked, timeout)
 
     def _write_all(
         self, given: list[K], asked: Asked[bool], timeout: float | None
     ) -> Deferred[list[K]]:
-        def undone(outcomes: _Outcomes) -> list[K]:
+        def undone(outcomes: Outcomes) -> list[K]:
             results = {
                 key: result
                 for key, result in zip(given, outcomes.results, strict=True)
@@ -655,49 +589,7 @@ class MemcacheClient:
             outcomes.check(results)
             return [key for key, done in results.items() if not done]
 
-        return self._ask_all(asked, timeout).addCallback(undone)
-
-    def _ask_all(
-        self, asked: Asked[Any], timeout: float | None, *, read: bool = False
-    ) -> Deferred[_Outcomes]:
-        """Send many operations, all servers at once; it never fails by itself."""
-        seconds = self._seconds(timeout)
-        deadline = self.factory.now() + seconds
-        outcomes = _Outcomes(len(asked))
-
-        def spread(numbers: Iterable[int], seconds: float, *, again: bool) -> Deferred[None]:
-            by_link: dict[Link, list[int]] = {}
-            for number in numbers:
-                hashed = self._hashed(asked[number][0])
-                node = self.factory.node_for(hashed)
-                outcomes.servers[number] = node.server.name
-                by_link.setdefault(node.link_for(hashed), []).append(number)
-            return _all([one(*its, seconds, again=again) for its in by_link.items()])
-
-        def one(link: Link, numbers: list[int], seconds: float, *, again: bool) -> Deferred[None]:
-            def answered(answers: list[Any]) -> None:
-                for number, answer in zip(numbers, answers, strict=True):
-                    outcomes.results[number] = answer
-
-            def failed(reason: Failure) -> None:
-                reason.trap(MemcacheError)
-                for number in numbers:
-                    outcomes.results[number] = reason.value
-
-            def once_more(_: None) -> Deferred[None] | None:
-                results, left = outcomes.results, deadline - self.factory.now()
-                lost = [each for each in numbers if self._may_repeat(results[each], read=read)]
-                return spread(lost, left, again=False) if again and lost and left > 0 else None
-
-            done = link.perform_all([asked[number][1] for number in numbers], seconds)
-            return done.addCallbacks(answered, failed).addCallback(once_more)
-
-        def missed(_: None) -> _Outcomes:
-            if read and self._routing.on_failure == "miss":
-                outcomes.results = [None if self._is_miss(r) else r for r in outcomes.results]
-            return outcomes
-
-        return spread(range(len(asked)), seconds, again=True).addCallback(missed)
+        return self._dispatcher.ask_all(asked, timeout).addCallback(undone)
 
     # The servers
 
@@ -723,13 +615,13 @@ class MemcacheClient:
             numbers = asked.read(responses)
             return {_text(name): _text(value) for name, value in numbers.items()}
 
-        return self._ask_each(Operation(asked.request, read), timeout)
+        return self._dispatcher.ask_each(Operation(asked.request, read), timeout)
 
     def version(self, *, timeout: float | None = None) -> Deferred[dict[str, str]]:
         """Ask every server for its version: a dict by server.  Fails as `stats`."""
         asked = operations.version()
         told = Operation(asked.request, lambda responses: _text(asked.read(responses)))
-        return self._ask_each(told, timeout)
+        return self._dispatcher.ask_each(told, timeout)
 
     def flush_all(self, delay: float = 0, *, timeout: float | None = None) -> Deferred[bool]:
         """
@@ -748,37 +640,11 @@ class MemcacheClient:
         if not delay >= 0:
             raise InvalidArgument(f"delay is a number of seconds, 0 or more, not {delay!r}")
         operation = operations.flush_all(self._exptime(delay))
-        return self._ask_each(operation, timeout).addCallback(lambda told: True)
+        return self._dispatcher.ask_each(operation, timeout).addCallback(lambda told: True)
 
     def noop(self, *, timeout: float | None = None) -> Deferred[bool]:
         """Ask every server for an answer and nothing else: True.  Fails as `stats`."""
-        return self._ask_each(operations.noop(), timeout).addCallback(lambda told: True)
-
-    def _ask_each(self, operation: Operation[T], timeout: float | None) -> Deferred[dict[str, T]]:
-        seconds = self._seconds(timeout)
-        self.factory.enter()
-        answers: dict[str, T] = {}
-        errors: dict[str, MemcacheError] = {}
-
-        def one(node: Node) -> Deferred[None]:
-            def answered(answer: T) -> None:
-                answers[node.server.name] = answer
-
-            def failed(reason: Any) -> None:
-                reason.trap(MemcacheError)
-                errors[node.server.name] = reason.value
-
-            # A request of its own for each: its number is written into it.
-            request = operations.copy_request(operation.request)
-            done = node.links[0].perform(Operation(request, operation.read), seconds)
-            return done.addCallbacks(answered, failed)
-
-        def told(_: object) -> dict[str, T]:
-            if errors:
-                raise PartialResult(answers, errors)
-            return answers
-
-        return _all([one(node) for node in self.factory.nodes]).addCallback(told)
+        return self._dispatcher.ask_each(operations.noop(), timeout).addCallback(lambda told: True)
 
     # The client
 
@@ -805,67 +671,6 @@ class MemcacheClient:
             A Deferred that fires when nothing is left.
         """
         return self.factory.close(timeout)
-
-
-class _Outcomes:
-    """
-    What became of many operations.
-
-    Attributes:
-        results: of each its result, or its error.
-        servers: the name of the server that was asked.
-    """
-
-    __slots__ = ("results", "servers")
-
-    def __init__(self, size: int) -> None:
-        self.results: list[Any] = [None] * size
-        self.servers = [""] * size
-
-    def check(self, found: object, *, partial: bool = False) -> None:
-        """Raise `PartialResult` with *found*, unless all is there, or a *partial* one will do."""
-        errors: dict[str, MemcacheError] = {}
-        failed = 0
-        unreadable = False  # it is there, and must not look like a miss
-        for server, result in zip(self.servers, self.results, strict=True):
-            if isinstance(result, MemcacheError):
-                failed += 1
-                errors.setdefault(server, result)
-                unreadable = unreadable or isinstance(result, CodecError)
-        if failed and not (partial and not unreadable and failed < len(self.results)):
-            raise PartialResult(found, errors)
-
-
-def _all(parts: Sequence[Deferred[None]]) -> Deferred[None]:
-    """
-    Return a Deferred that fires when all of *parts* have, and whose cancelling cancels them.
-
-    (With `gatherResults` a cancelled call would fail with a `FirstError`, and each part but the
-    first leave an unhandled error.)
-    """
-
-    def cancelled(done: Deferred[None]) -> None:
-        for part in parts:
-            part.cancel()
-
-    done: Deferred[None] = Deferred(cancelled)
-    left = len(parts)
-
-    def ended(_: None) -> None:
-        nonlocal left
-        left -= 1
-        if not left and not done.called:
-            done.callback(None)
-
-    def failed(reason: Failure) -> None:
-        if not done.called:
-            done.errback(reason)
-
-    for part in parts:
-        part.addCallbacks(ended, failed)
-    if not parts:
-        done.callback(None)
-    return done
 
 
 def _distinct(keys: Iterable[K]) -> list[K]:

@@ -57,6 +57,7 @@ WRONGS = (
     "twice",
     "too early",
     "not sent",
+    "out of turn",
     "another opcode",
     "forgotten",
     "failed fence",
@@ -83,6 +84,7 @@ class Asked:
     opcode: int
     opaque: int = 0
     abandoned: bool = False
+    passed: bool = False  # silent, and a later one was answered: its turn is over
     answers: list[Response] = field(default_factory=list)
 
     @property
@@ -234,6 +236,8 @@ class SessionMachine(RuleBasedStateMachine):
             for number, response in enumerate(asked.answers, 1):
                 finished: list[Asked] = []
                 if number == len(asked.answers):
+                    for other in self.silent[:-1]:
+                        other.passed = True
                     # Silence is believed when a loud request behind it is answered.
                     finished = [self.silent.pop()] if quiet else self.silent
                     self.silent = self.silent if quiet else []
@@ -244,7 +248,7 @@ class SessionMachine(RuleBasedStateMachine):
                 del asked.answers[:-1]  # statistics that end with an error are that error
 
     def next_unanswered(self) -> list[Asked]:
-        return [*self.silent, *self.unserved]
+        return [asked for asked in (*self.silent, *self.unserved) if not asked.passed]
 
     def send_wrong(self, response: Response | bytes, wrong: str) -> None:
         frame = response if isinstance(response, bytes) else response.encode()
@@ -273,15 +277,19 @@ class SessionMachine(RuleBasedStateMachine):
             newest = self.places[max(self.places)].opaque
             opaque = newest + 2 + number  # behind the newest there may be a fence
             self.send_wrong(Response(Opcode.NOOP, 0, opaque & 0xFFFFFFFF), "opaque")
+        elif kind == "out of turn":
+            for asked in [asked for asked in self.silent if asked.passed][:1]:
+                self.send_wrong(answers(asked, TALKATIVE)[0], "opaque")
         elif kind == "another opcode" and later:
             other = Response(Opcode.DELETE, 0, later[0].opaque)
             self.send_wrong(other, "opaque" if skips else "opcode")
         elif kind == "forgotten" and later and skips:
             for response in answers(later[0], outcome)[:1]:
                 self.send_wrong(response, "opaque")
-        elif kind == "failed fence" and unanswered and unanswered[0].opcode in QUIET:
-            loud = next(asked for asked in unanswered if asked.opcode not in QUIET)
-            if loud.opcode == Opcode.NOOP:
+        elif kind == "failed fence":
+            loud = next((asked for asked in unanswered if asked.opcode not in QUIET), None)
+            fenced = self.silent or (unanswered and unanswered[0] is not loud)
+            if loud is not None and loud.opcode == Opcode.NOOP and fenced:
                 self.send_wrong(Response(Opcode.NOOP, Status.BUSY, loud.opaque), "status")
 
     # What the network does

@@ -165,7 +165,7 @@ def _go_through(
 async def _all(deferreds: Sequence[Deferred[T]]) -> list[T]:
     """Return all results; unlike `gatherResults` wait for the others when one fails."""
     results = await DeferredList(deferreds, consumeErrors=True)
-    for succeeded, result in results:
-        if not succeeded:
+    for _, result in results:
+        if isinstance(result, Failure):
             result.raiseException()
     return [result for _, result in results]

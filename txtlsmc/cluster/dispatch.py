@@ -1,0 +1,248 @@
+"""
+Sending operations to the node of their key, and what a failure means.
+
+Try once more, go elsewhere, a miss, or the caller's to handle: `txtlsmc.routing.Routing` says
+which.  Nothing that changes something is sent twice, and all that is done about one call is done
+within its one deadline.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeVar
+
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
+
+from txtlsmc.cluster.factory import MemcacheClientFactory
+from txtlsmc.cluster.link import Link
+from txtlsmc.cluster.node import Node
+from txtlsmc.errors import (
+    CodecError,
+    ConnectionClosed,
+    InvalidArgument,
+    MemcacheError,
+    NodeDown,
+    PartialResult,
+)
+from txtlsmc.wire.operations import Operation, copy_request
+
+T = TypeVar("T")
+#: For each operation of many: the key as the ring hashes it, and what to ask.
+Asked = Sequence[tuple[bytes, Operation[T]]]
+
+
+class Outcomes:
+    """
+    What became of many operations.
+
+    Attributes:
+        results: of each its result, or its error.
+        servers: the name of the server that was asked.
+    """
+
+    __slots__ = ("results", "servers")
+
+    def __init__(self, size: int) -> None:
+        self.results: list[Any] = [None] * size
+        self.servers = [""] * size
+
+    def check(self, found: object, *, partial: bool = False) -> None:
+        """Raise `PartialResult` with *found*, unless all is there, or a *partial* one will do."""
+        errors: dict[str, MemcacheError] = {}
+        failed = 0
+        unreadable = False  # it is there, and must not look like a miss
+        for server, result in zip(self.servers, self.results, strict=True):
+            if isinstance(result, MemcacheError):
+                failed += 1
+                errors.setdefault(server, result)
+                unreadable = unreadable or isinstance(result, CodecError)
+        if failed and not (partial and not unreadable and failed < len(self.results)):
+            raise PartialResult(found, errors)
+
+
+class Dispatcher:
+    """
+    Sends operations for a client.
+
+    Attributes:
+        factory: the nodes and the ring.
+    """
+
+    def __init__(self, factory: MemcacheClientFactory) -> None:
+        """
+        Args:
+            factory: has the routing and the limits too.
+        """
+        self.factory = factory
+        self._routing = factory.routing
+        self._timeout = factory.limits.timeout
+
+    def _seconds(self, timeout: float | None) -> float:
+        if timeout is None:
+            return self._timeout
+        if not isinstance(timeout, (int, float)) or not timeout > 0:
+            raise InvalidArgument(f"a timeout is a number of seconds above 0, not {timeout!r}")
+        return timeout
+
+    def ask(
+        self,
+        hashed: bytes,
+        operation: Operation[T],
+        timeout: float | None,
+        *,
+        read: bool = False,
+        miss: Any = None,
+    ) -> Deferred[T]:
+        """
+        Send *operation* to the node of its key.
+
+        Args:
+            hashed: the key, as the ring hashes it.
+            operation: with the key as it travels.
+            timeout: seconds, or None for the limits' own.
+            read: it changes nothing, so that it may be sent twice.
+            miss: what it fires with on a miss; see `Routing.on_failure`.
+        """
+        seconds = self._seconds(timeout)
+        done = self._link(hashed).perform(operation, seconds)
+        if self._routing.retry or self._routing.on_failure != "fail":
+            started = self.factory.now()
+
+            def once_more(reason: Any) -> Any:
+                error = reason.value
+                if self._may_repeat(error, read=read):
+                    left = seconds - (self.factory.now() - started)
+                    if left > 0:
+                        again = self._link(hashed).perform(operation, left)
+                        return again.addErrback(missed)
+                return missed(reason)
+
+            def missed(reason: Any) -> Any:
+                if read and self._is_miss(reason.value):
+                    return miss
+                return reason
+
+            done.addErrback(once_more)
+        return done
+
+    def _link(self, hashed: bytes) -> Link:
+        return self.factory.node_for(hashed).link_for(hashed)
+
+    def _may_repeat(self, error: object, *, read: bool) -> bool:
+        if self.factory.closed:
+            return False
+        if isinstance(error, NodeDown):  # it was waited for, and has another place now
+            return self._routing.on_failure == "rehash"
+        if not (self._routing.retry and isinstance(error, ConnectionClosed)):
+            return False
+        return read or not error.sent
+
+    def _is_miss(self, error: object) -> bool:
+        return self._routing.on_failure == "miss" and isinstance(error, NodeDown)
+
+    def ask_all(
+        self, asked: Asked[Any], timeout: float | None, *, read: bool = False
+    ) -> Deferred[Outcomes]:
+        """Send many operations, all servers at once; it never fails by itself."""
+        seconds = self._seconds(timeout)
+        deadline = self.factory.now() + seconds
+        outcomes = Outcomes(len(asked))
+
+        def spread(numbers: Iterable[int], seconds: float, *, again: bool) -> Deferred[None]:
+            by_link: dict[Link, list[int]] = {}
+            for number in numbers:
+                hashed = asked[number][0]
+                node = self.factory.node_for(hashed)
+                outcomes.servers[number] = node.server.name
+                by_link.setdefault(node.link_for(hashed), []).append(number)
+            return _all([one(*its, seconds, again=again) for its in by_link.items()])
+
+        def one(link: Link, numbers: list[int], seconds: float, *, again: bool) -> Deferred[None]:
+            def answered(answers: list[Any]) -> None:
+                for number, answer in zip(numbers, answers, strict=True):
+                    outcomes.results[number] = answer
+
+            def failed(reason: Failure) -> None:
+                reason.trap(MemcacheError)
+                for number in numbers:
+                    outcomes.results[number] = reason.value
+
+            def once_more(_: None) -> Deferred[None] | None:
+                results, left = outcomes.results, deadline - self.factory.now()
+                lost = [each for each in numbers if self._may_repeat(results[each], read=read)]
+                return spread(lost, left, again=False) if again and lost and left > 0 else None
+
+            done = link.perform_all([asked[number][1] for number in numbers], seconds)
+            return done.addCallbacks(answered, failed).addCallback(once_more)
+
+        def missed(_: None) -> Outcomes:
+            if read and self._routing.on_failure == "miss":
+                outcomes.results = [None if self._is_miss(r) else r for r in outcomes.results]
+            return outcomes
+
+        return spread(range(len(asked)), seconds, again=True).addCallback(missed)
+
+    def ask_each(self, operation: Operation[T], timeout: float | None) -> Deferred[dict[str, T]]:
+        """
+        Send *operation* to every node; fires with the results by the name of the server.
+
+        Fails:
+            PartialResult: a node could not do it; holds the results of the others.
+        """
+        seconds = self._seconds(timeout)
+        self.factory.enter()
+        answers: dict[str, T] = {}
+        errors: dict[str, MemcacheError] = {}
+
+        def one(node: Node) -> Deferred[None]:
+            def answered(answer: T) -> None:
+                answers[node.server.name] = answer
+
+            def failed(reason: Any) -> None:
+                reason.trap(MemcacheError)
+                errors[node.server.name] = reason.value
+
+            # A request of its own for each: its number is written into it.
+            request = copy_request(operation.request)
+            done = node.links[0].perform(Operation(request, operation.read), seconds)
+            return done.addCallbacks(answered, failed)
+
+        def told(_: object) -> dict[str, T]:
+            if errors:
+                raise PartialResult(answers, errors)
+            return answers
+
+        return _all([one(node) for node in self.factory.nodes]).addCallback(told)
+
+
+def _all(parts: Sequence[Deferred[None]]) -> Deferred[None]:
+    """
+    Return a Deferred that fires when all of *parts* have, and whose cancelling cancels them.
+
+    (With `gatherResults` a cancelled call would fail with a `FirstError`, and each part but the
+    first leave an unhandled error.)
+    """
+
+    def cancelled(done: Deferred[None]) -> None:
+        for part in parts:
+            part.cancel()
+
+    done: Deferred[None] = Deferred(cancelled)
+    left = len(parts)
+
+    def ended(_: None) -> None:
+        nonlocal left
+        left -= 1
+        if not left and not done.called:
+            done.callback(None)
+
+    def failed(reason: Failure) -> None:
+        if not done.called:
+            done.errback(reason)
+
+    for part in parts:
+        part.addCallbacks(ended, failed)
+    if not parts:
+        done.callback(None)
+    return done
