@@ -277,6 +277,7 @@ class SessionMachine(RuleBasedStateMachine):
             newest = self.places[max(self.places)].opaque
             opaque = newest + 2 + number  # behind the newest there may be a fence
             self.send_wrong(Response(Opcode.NOOP, 0, opaque & 0xFFFFFFFF), "opaque")
+            self.deliver(10**9)  # and not after something was sent with that number
         elif kind == "out of turn":
             for asked in [asked for asked in self.silent if asked.passed][:1]:
                 self.send_wrong(answers(asked, TALKATIVE)[0], "opaque")
