@@ -249,7 +249,7 @@ class ProviderTests(OptionsTestCase):
         ):
             settings = self.made(
                 *words,
-                environ=lambda: {**provided(), **provided("MEMCACHE"), **variables},  # noqa: B023
+                environ=lambda: {**provided(), **provided("MEMCACHE"), **variables},  # noqa: B023 - called at once
             )
             self.assertEqual(settings, ClientSettings((Server("mc2"),)))
 

@@ -48,7 +48,7 @@ class KillTests(ClusterTestCase):
             on_failure: the setting.
             expected: what a call may fail with, if it is for a key of that server.
         """
-        client = self.client(routing=Routing(on_failure=on_failure))  # type: ignore[arg-type]
+        client = self.client(routing=Routing(on_failure=on_failure))  # type: ignore[arg-type]  # one of them
         await client.when_ready()
         keys = [key for place in range(3) for key in islice(keys_on(client, place), 4)]
         load = Load(client, keys)

@@ -54,11 +54,11 @@ class Names:
 
     def resolveHostName(  # noqa: N802 - the interface's names
         self,
-        resolutionReceiver: IResolutionReceiver,  # noqa: N803
-        hostName: str,  # noqa: N803
-        portNumber: int = 0,  # noqa: N803
-        addressTypes: Sequence[type[IAddress]] | None = None,  # noqa: N803
-        transportSemantics: str = "TCP",  # noqa: N803
+        resolutionReceiver: IResolutionReceiver,  # noqa: N803 - these are the interface's
+        hostName: str,  # noqa: N803 - see above
+        portNumber: int = 0,  # noqa: N803 - see above
+        addressTypes: Sequence[type[IAddress]] | None = None,  # noqa: N803 - see above
+        transportSemantics: str = "TCP",  # noqa: N803 - see above
     ) -> IHostResolution:
         resolution = Resolution(hostName)
         self.asked.append(hostName)
@@ -180,6 +180,9 @@ class DeafDial:
     def __init__(self) -> None:
         self.factory: IProtocolFactory | None = None
 
-    def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:  # noqa: N803
+    def connect(
+        self,
+        protocolFactory: IProtocolFactory,  # noqa: N803 - the interface's name for it
+    ) -> Deferred[IProtocol]:
         self.factory = protocolFactory
         return Deferred()

@@ -53,7 +53,7 @@ class Connection(Protocol):
     def server_name(self) -> bytes | None:
         """Whom the client says it expects, when it speaks TLS (SNI)."""
         assert ISSLTransport.providedBy(self.transport)
-        tls = self.transport.getHandle()  # type: ignore[attr-defined]
+        tls = self.transport.getHandle()  # type: ignore[attr-defined]  # TLS has it
         assert isinstance(tls, SSL.Connection)
         return tls.get_servername()
 

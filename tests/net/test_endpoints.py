@@ -255,7 +255,10 @@ class DialTests(MemoryTestCase):
 
         @implementer(IStreamClientEndpoint)
         class Broken:
-            def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:  # noqa: N803
+            def connect(
+                self,
+                protocolFactory: IProtocolFactory,  # noqa: N803 - the interface's name for it
+            ) -> Deferred[IProtocol]:
                 return fail(ConnectionRefusedError())
 
         connecting = self.endpoint(dial=Broken()).connect(self.factory)

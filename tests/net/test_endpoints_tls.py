@@ -153,7 +153,7 @@ class LoopbackTestCase(TestCase):
 
     def hang_up(self, application: Application) -> None:
         if application.lost is None:
-            application.transport.abortConnection()  # type: ignore[union-attr]
+            application.transport.abortConnection()  # type: ignore[union-attr]  # it is connected
 
     async def refusal(
         self,
@@ -213,7 +213,7 @@ class CertificateTests(LoopbackTestCase):
         server = Memcached()
         port = self.listen(server, localhost().server_options())
         connecting = connect(IReactorTime(reactor), f"localhost=127.0.0.1:{port}")
-        await self.refusal(connecting, CertificateUntrusted, server=server)  # type: ignore[arg-type]
+        await self.refusal(connecting, CertificateUntrusted, server=server)  # type: ignore[arg-type]  # any server
 
     async def test_expired(self) -> None:
         """An expired certificate is refused, and the error says since when."""
@@ -506,7 +506,7 @@ class ConnectionTests(LoopbackTestCase):
             application = await self.connected(
                 self.endpoint(self.listen(Memcached(), options), tls)
             )
-            sock = application.transport.socket  # type: ignore[union-attr]
+            sock = application.transport.socket  # type: ignore[union-attr]  # it is connected
             self.assertTrue(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
             self.assertTrue(sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE))
 
@@ -556,7 +556,7 @@ class ConnectionTests(LoopbackTestCase):
             nobody.bind(("127.0.0.1", 0))
             endpoint = self.endpoint(nobody.getsockname()[1])
             refused = self.refusal(endpoint.connect(self.factory), ConnectRefused, "nobody listens")
-        return Deferred.fromCoroutine(refused)  # type: ignore[return-value]
+        return Deferred.fromCoroutine(refused)  # type: ignore[return-value]  # nobody reads it
 
 
 class UnixTests(LoopbackTestCase):

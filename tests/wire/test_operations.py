@@ -436,7 +436,7 @@ class ExptimeTests(SynchronousTestCase):
             (Fraction(5, 2), 3),
             (Decimal("2.5"), 3),
         ):
-            self.assertEqual(absolute_exptime(exptime, self.NOW), expected)  # type: ignore[arg-type]
+            self.assertEqual(absolute_exptime(exptime, self.NOW), expected)  # type: ignore[arg-type]  # on purpose
 
     def test_whole_now(self) -> None:
         """At a whole second nothing is rounded."""
@@ -446,7 +446,7 @@ class ExptimeTests(SynchronousTestCase):
     def test_over(self) -> None:
         """Whatever is below 0 is a Unix time long over: a small number would still live."""
         for exptime in (-1, -0.5, -0.001, -1e300, -(2**70), Fraction(-1, 3)):
-            over = absolute_exptime(exptime, self.NOW)  # type: ignore[arg-type]
+            over = absolute_exptime(exptime, self.NOW)  # type: ignore[arg-type]  # on purpose
             self.assertTrue(LONGEST_RELATIVE < over < 86_400 * 365)
 
     def test_no_time(self) -> None:

@@ -185,7 +185,7 @@ class ReadyEndpoint:
         if not callable(source):
             return self._attempt(source, protocolFactory)
         # Its type says either a Deferred or not, and ours may do the one or the other.
-        asked: Deferred[Credentials | None] = maybeDeferred(source)  # type: ignore[call-overload]
+        asked: Deferred[Credentials | None] = maybeDeferred(source)  # type: ignore[call-overload]  # see
         asked.addTimeout(self._limits.connect_timeout, self._reactor)
         asked.addErrback(self._no_credentials)
         return asked.addCallback(self._rotated, protocolFactory)
@@ -401,7 +401,7 @@ class _Greeter(Protocol):
         # Bound to this object and not to the transport, which over TLS is a wrapper that keeps
         # its own reference to us: so nothing stands between the two from now on.
         self.dataReceived = protocol.dataReceived  # type: ignore[method-assign]  # see above
-        self.connectionLost = protocol.connectionLost  # type: ignore[method-assign, assignment]
+        self.connectionLost = protocol.connectionLost  # type: ignore[method-assign, assignment]  # see
         assert self.transport is not None
         protocol.makeConnection(self.transport)
 
