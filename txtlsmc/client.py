@@ -10,7 +10,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any, NamedTuple, Self, TypeVar
+from typing import Any, Final, NamedTuple, Self, TypeVar
 
 from twisted.internet.defer import Deferred
 
@@ -34,12 +34,16 @@ from txtlsmc.sources import Given
 from txtlsmc.urls import settings_from_url
 from txtlsmc.wire import operations
 from txtlsmc.wire.codecs import Codec, codec_named
-from txtlsmc.wire.frames import Response
+from txtlsmc.wire.frames import Request, Response
+from txtlsmc.wire.opcodes import Opcode
 from txtlsmc.wire.operations import Operation, RawItem, absolute_exptime, encode_key
 
 T = TypeVar("T")
 K = TypeVar("K", str, bytes)
 Exptime = float | timedelta | datetime
+# The requests of reads are made here, where their keys were checked.
+_GET: Final = int(Opcode.GET)
+_GETQ: Final = int(Opcode.GETQ)
 
 
 class Item(NamedTuple):
@@ -262,7 +266,7 @@ class MemcacheClient:
             A Deferred that fires with the value, or with *default* on a miss.
         """
         bare = encode_key(key)
-        request = operations.get(self._wire_key(bare)).request
+        request = Request(_GET, self._wire_key(bare))
         reader = self._read_or_none if default is None else self._reader(default)
         return self._dispatcher.ask(
             self._hashed(bare), Operation(request, reader), timeout, read=True, miss=default
@@ -276,7 +280,7 @@ class MemcacheClient:
             A Deferred that fires with an `Item`, or with None on a miss.
         """
         bare = encode_key(key)
-        request = operations.gets(self._wire_key(bare)).request
+        request = Request(_GET, self._wire_key(bare))
         return self._dispatcher.ask(
             self._hashed(bare), Operation(request, self._read_versioned), timeout, read=True
         )
@@ -518,7 +522,7 @@ class MemcacheClient:
         asked: list[tuple[bytes, Operation[Any]]] = []
         for key in given:
             bare = encode_key(key)
-            request = operations.get(self._wire_key(bare), quiet=True).request
+            request = Request(_GETQ, self._wire_key(bare))
             asked.append((self._hashed(bare), Operation(request, read)))
 
         def found(outcomes: Outcomes) -> dict[K, Any]:

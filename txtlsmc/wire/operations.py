@@ -36,6 +36,9 @@ _PAST: Final = LONGEST_RELATIVE + 1
 #: As the exptime of increment and decrement: do not create the item.
 _DO_NOT_CREATE: Final = 0xFFFFFFFF
 _MAX_32: Final = 0xFFFFFFFF
+# To look up a member of an enumeration takes as long as to compare ten numbers.
+_OK: Final = int(Status.OK)
+_NOT_FOUND: Final = int(Status.KEY_NOT_FOUND)
 _MAX_64: Final = 0xFFFFFFFFFFFFFFFF
 
 _LEGAL_KEY = re.compile(rb"[^\x00-\x20\x7f]{1,%d}" % MAX_KEY)
@@ -177,9 +180,9 @@ def read_item(responses: list[Response]) -> RawItem | None:
     if not responses:
         return None
     response = responses[0]
-    if response.status == Status.OK:
+    if response.status == _OK:
         return RawItem(response.value, _FLAGS.unpack(response.extras)[0], response.cas)
-    if response.status == Status.KEY_NOT_FOUND:
+    if response.status == _NOT_FOUND:
         return None
     raise server_error(response)
 
@@ -190,7 +193,7 @@ def _read_keyed_item(responses: list[Response]) -> KeyedItem | None:
 
 
 def _read_done(responses: list[Response]) -> bool:
-    if responses and responses[0].status != Status.OK:
+    if responses and responses[0].status != _OK:
         raise server_error(responses[0])
     return True
 

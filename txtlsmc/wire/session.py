@@ -39,6 +39,13 @@ MAX_STATISTICS: Final = 65_536
 #: The most that a TLS record holds, and what memcached reads at once.
 FLIGHT: Final = 16_384
 _CAN_CONTINUE: Final = (Opcode.SASL_AUTH, Opcode.SASL_STEP)
+# To look up a member of an enumeration takes as long as to compare ten numbers.
+_OK: Final = int(Status.OK)
+_STAT: Final = int(Opcode.STAT)
+_NOOP: Final = int(Opcode.NOOP)
+_ECHOED: Final = Key.ECHOED
+_NONE: Final = Key.NONE
+_QUIET: Final = frozenset(opcode for opcode, row in OPCODES.items() if row.quiet is not Quiet.NEVER)
 
 
 class Place(Generic[T]):
@@ -139,13 +146,13 @@ class Session(Generic[T]):
         Raises:
             PendingLimit: too much is pending; nothing was changed.
         """
-        row = OPCODES[request.opcode]
         size = HEADER_SIZE + len(request.extras) + len(request.key) + len(request.value)
-        if len(self) >= self._max_pending:
+        pending = len(self._silent) + len(self._places)
+        if pending >= self._max_pending:
             raise PendingLimit("max_pending", self._max_pending)
-        if len(self) and self._pending_bytes + size > self._max_pending_bytes:
+        if pending and self._pending_bytes + size > self._max_pending_bytes:
             raise PendingLimit("max_pending_bytes", self._max_pending_bytes)
-        return self._take(request, token, row.quiet is not Quiet.NEVER, size)
+        return self._take(request, token, request.opcode in _QUIET, size)
 
     def _take(self, request: Request, token: T | None, quiet: bool, size: int) -> Place[T]:
         request.opaque = self._next_opaque
@@ -229,7 +236,7 @@ class Session(Generic[T]):
                 return ended
             for _ in range(skipped):
                 self._silent.append(places.popleft())
-            if place.opcode == Opcode.STAT and response.status == Status.OK:
+            if place.opcode == _STAT and response.status == _OK:
                 responses = self._statistics(place, response)
                 if responses is None:
                     if self.error is not None:
@@ -257,7 +264,7 @@ class Session(Generic[T]):
                     f"the answer to request {response.opaque} came before that"
                     f" to {opcode_name(before.opcode)}, request {before.opaque}",
                 )
-        if response.status and response.opcode == place.opcode == Opcode.NOOP:
+        if response.status and response.opcode == place.opcode == _NOOP:
             # It did not run, so who knows what did: silence would pass for a miss, or for success.
             return RemoteProtocolError(
                 "status", f"the NOOP behind quiet requests failed: 0x{response.status:02x}"
@@ -345,10 +352,10 @@ def _mismatch(place: Place[T], response: Response) -> RemoteProtocolError | None
         return RemoteProtocolError(
             "extras length", f"{opcode_name(place.opcode)} answered with extras of {extras} bytes"
         )
-    if shape.key is Key.ECHOED:
+    if shape.key is _ECHOED:
         if key != place.key:
             return RemoteProtocolError("key", "the answer carries another key than the request")
-    elif key and shape.key is Key.NONE:
+    elif key and shape.key is _NONE:
         return RemoteProtocolError(
             "key length", f"{opcode_name(place.opcode)} answered with a key of {len(key)} bytes"
         )
@@ -358,6 +365,6 @@ def _mismatch(place: Place[T], response: Response) -> RemoteProtocolError | None
             f"{opcode_name(place.opcode)} answered with a value of {len(response.value)} bytes"
             f" instead of {shape.value}",
         )
-    if place.opcode == Opcode.STAT and not key and response.value:
+    if place.opcode == _STAT and not key and response.value:
         return RemoteProtocolError("value", "the end of the statistics carries a value")
     return None
