@@ -50,6 +50,7 @@ ORDER = (
     "net.pem",
     "net.tls_handshake",
     "net.tls",
+    "net.kept",
     "net.pending",
     "net.pipeline",
     "net.protocol",
@@ -57,6 +58,7 @@ ORDER = (
     "net",
     # many servers
     "cluster.ring",
+    "cluster.redial",
     "cluster.link",
     "cluster.node",
     "cluster.factory",

@@ -20,7 +20,7 @@ from typing import Final, TypeVar
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.error import ConnectionAborted, ConnectionDone
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
-from twisted.internet.protocol import Protocol, connectionDone
+from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 
 from txtlsmc.errors import (
@@ -33,6 +33,7 @@ from txtlsmc.errors import (
     ServerSilent,
     shown,
 )
+from txtlsmc.net.kept import KeptProtocol
 from txtlsmc.net.pending import Batch, Call, Part, Pending
 from txtlsmc.settings import Limits
 from txtlsmc.wire.operations import Operation
@@ -48,20 +49,13 @@ _SHORTEST_SWEEP: Final = 0.01
 FIRST_OPAQUE: Final = 0x10000
 
 
-class PipelinedProtocol(Protocol):
+class PipelinedProtocol(KeptProtocol):
     """
     One connection that is ready: operations go in, results come out.
 
     Attributes:
         limits: its bounds.
-        answered: whether an answer has come on it.
-        on_ready: called when it can be used.
-        on_end: called once, with the reason, when it can not be used any more.
     """
-
-    answered = False
-    on_ready: Callable[[], object] | None = None
-    on_end: Callable[[MemcacheError], object] | None = None
 
     def __init__(
         self,
