@@ -16,7 +16,7 @@ from txtlsmc.testing.options import ServerOptions
 from txtlsmc.testing.statistics import Statistics
 from txtlsmc.testing.store import Condition, Result, Store
 from txtlsmc.wire.exchange import Outcome, ServerStep
-from txtlsmc.wire.frames import Refusal, Request, Response
+from txtlsmc.wire.frames import Refusal, Request, Response, error_response
 from txtlsmc.wire.opcodes import MAX_MECHANISM, OPCODES, Opcode, Quiet, Status
 
 _EXPTIME: Final = Struct(">I")
@@ -26,17 +26,6 @@ _COUNT: Final = Struct(">QQI")  # delta, initial, exptime
 _NUMBER: Final = Struct(">Q")
 _DO_NOT_CREATE: Final = 0xFFFFFFFF
 
-_TEXTS: Final[dict[int, bytes]] = {
-    Status.KEY_NOT_FOUND: b"Not found",
-    Status.KEY_EXISTS: b"Data exists for key.",
-    Status.VALUE_TOO_LARGE: b"Too large.",
-    Status.INVALID_ARGUMENTS: b"Invalid arguments",
-    Status.NOT_STORED: b"Not stored.",
-    Status.NON_NUMERIC_VALUE: b"Non-numeric server-side value for incr or decr",
-    Status.AUTHENTICATION_ERROR: b"Auth failure.",
-    Status.UNKNOWN_COMMAND: b"Unknown command",
-    Status.OUT_OF_MEMORY: b"Out of memory",
-}
 _SASL: Final = frozenset({Opcode.SASL_LIST, Opcode.SASL_AUTH, Opcode.SASL_STEP})
 #: What it answers to everybody.
 _OPEN: Final = _SASL | {Opcode.VERSION}
@@ -97,10 +86,12 @@ class Answers:
         """Return the answer to *asked*, and do what it asks for."""
         request = asked.request if isinstance(asked, Refusal) else asked
         if isinstance(asked, Refusal) and asked.status == Status.UNKNOWN_COMMAND and asked.closes:
-            return Answer([_error(request, asked.status)], True)  # lengths that lie come first
+            return Answer(
+                [error_response(request, asked.status)], True
+            )  # lengths that lie come first
         known = self._login is None or self._login.authenticated
         if not known and request.opcode not in _OPEN:
-            return Answer([_error(request, Status.AUTHENTICATION_ERROR)], True)
+            return Answer([error_response(request, Status.AUTHENTICATION_ERROR)], True)
         if isinstance(asked, Refusal):
             return self._refuse(asked)
         row = OPCODES[request.opcode]
@@ -117,14 +108,14 @@ class Answers:
         status = refusal.status
         if refusal.request.opcode in _SASL and status == Status.VALUE_TOO_LARGE:
             status = Status.UNKNOWN_COMMAND if self._login is None else Status.OUT_OF_MEMORY
-        return Answer([_error(refusal.request, status)], refusal.closes)
+        return Answer([error_response(refusal.request, status)], refusal.closes)
 
     # Reading
 
     def _get(self, request: Request) -> Response:
         item = self._found(request)
         if item is None:
-            return _error(request, Status.KEY_NOT_FOUND)
+            return error_response(request, Status.KEY_NOT_FOUND)
         value = b"" if request.opcode == Opcode.TOUCH else item.value
         return _item(request, item, b"", value)
 
@@ -179,7 +170,7 @@ class Answers:
 
     def _flush(self, request: Request) -> Response:
         if not self._options.flush_enabled:
-            return _error(request, Status.AUTHENTICATION_ERROR)
+            return error_response(request, Status.AUTHENTICATION_ERROR)
         self._store.flush(_EXPTIME.unpack(request.extras)[0] if request.extras else 0)
         return _done(request)
 
@@ -191,7 +182,7 @@ class Answers:
     def _stat(self, request: Request) -> list[Response]:
         group = self._statistics.group(request.key)
         if group is None:
-            return [_error(request, Status.KEY_NOT_FOUND)]
+            return [error_response(request, Status.KEY_NOT_FOUND)]
         opcode, opaque = request.opcode, request.opaque
         told = [
             Response(opcode, Status.OK, opaque, key=name.encode(), value=str(value).encode())
@@ -203,7 +194,7 @@ class Answers:
 
     def _sasl_list(self, request: Request) -> Response:
         if self._login is None:
-            return _error(request, Status.UNKNOWN_COMMAND)
+            return error_response(request, Status.UNKNOWN_COMMAND)
         return _done(request, self._login.mechanisms())
 
     def _sasl_auth(self, request: Request) -> Response:
@@ -214,11 +205,11 @@ class Answers:
 
     def _sasl(self, request: Request, take: Callable[[Login], ServerStep]) -> Response:
         if self._login is None:
-            return _error(request, Status.UNKNOWN_COMMAND)
+            return error_response(request, Status.UNKNOWN_COMMAND)
         if len(request.key) > MAX_MECHANISM:
-            return _error(request, Status.INVALID_ARGUMENTS)
+            return error_response(request, Status.INVALID_ARGUMENTS)
         if item_size(request.key, len(request.value)) > self._options.max_item // 2:
-            return _error(request, Status.OUT_OF_MEMORY)  # it must fit into one chunk there
+            return error_response(request, Status.OUT_OF_MEMORY)  # it must fit into one chunk there
         step = take(self._login)
         counters = self._statistics.counters
         if step.outcome is Outcome.CONTINUE:
@@ -229,15 +220,11 @@ class Answers:
         if step.outcome is Outcome.SUCCESS:
             return _done(request, b"Authenticated")
         counters["auth_errors"] += 1
-        return _error(request, Status.AUTHENTICATION_ERROR)
+        return error_response(request, Status.AUTHENTICATION_ERROR)
 
 
 def _done(request: Request, value: bytes = b"") -> Response:
     return Response(request.opcode, Status.OK, request.opaque, value=value)
-
-
-def _error(request: Request, status: int) -> Response:
-    return Response(request.opcode, status, request.opaque, value=_TEXTS[status])
 
 
 def _item(request: Request, item: Item, key: bytes, value: bytes) -> Response:
@@ -247,5 +234,5 @@ def _item(request: Request, item: Item, key: bytes, value: bytes) -> Response:
 
 def _written(request: Request, result: Result, value: bytes = b"") -> Response:
     if result.status is not Status.OK:
-        return _error(request, result.status)
+        return error_response(request, result.status)
     return Response(request.opcode, Status.OK, request.opaque, result.cas, value=value)

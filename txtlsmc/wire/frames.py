@@ -18,7 +18,7 @@ from struct import Struct
 from typing import ClassVar, Final, Generic, Protocol, TypeVar
 
 from txtlsmc.errors import RemoteProtocolError
-from txtlsmc.wire.opcodes import MAX_KEY, OPCODES, Key, Status, opcode_name
+from txtlsmc.wire.opcodes import MAX_KEY, OPCODES, STATUS_TEXTS, Key, Status, opcode_name
 
 REQUEST_MAGIC: Final = 0x80
 RESPONSE_MAGIC: Final = 0x81
@@ -126,6 +126,11 @@ class Response:
 
     def __repr__(self) -> str:
         return _described(self, f"status=0x{self.status:02x}")
+
+
+def error_response(request: Request, status: int) -> Response:
+    """Return the answer to *request* with an error *status*, in memcached's words."""
+    return Response(request.opcode, status, request.opaque, value=STATUS_TEXTS[status])
 
 
 @dataclass(slots=True)
@@ -274,6 +279,41 @@ class ResponseReader(_FrameReader[Response]):
         )
 
 
+def refusal(
+    opcode: int, key_length: int, extras_length: int, body: int, max_body: int
+) -> tuple[Status, bool, str] | None:
+    """
+    Judge a request by its header, as memcached 1.6.18 does.
+
+    Args:
+        opcode, key_length, extras_length, body: what the header says.
+        max_body: the largest body that is taken.
+
+    Returns:
+        The status of the answer, whether the connection is closed behind it, and why; None for a
+        request that is legal.
+    """
+    value_length = body - key_length - extras_length
+    if value_length < 0:
+        return Status.UNKNOWN_COMMAND, True, "extras and key are longer than the body"
+    if key_length > MAX_KEY:
+        return Status.INVALID_ARGUMENTS, True, f"a key of {key_length} bytes"
+    row = OPCODES.get(opcode)
+    if row is None:
+        # memcached loses its place in the stream here when there is a body; we skip it.
+        return Status.UNKNOWN_COMMAND, False, f"opcode 0x{opcode:02x} is unknown"
+    shape = row.request
+    if extras_length not in shape.extras:
+        return Status.INVALID_ARGUMENTS, True, f"extras of {extras_length} bytes"
+    if (key_length and shape.key is Key.NONE) or (not key_length and shape.key is Key.REQUIRED):
+        return Status.INVALID_ARGUMENTS, True, f"a key of {key_length} bytes"
+    if shape.value is not None and value_length != shape.value:
+        return Status.INVALID_ARGUMENTS, True, f"a value of {value_length} bytes"
+    if body > max_body:
+        return Status.VALUE_TOO_LARGE, False, f"a body of {body} bytes"
+    return None
+
+
 class RequestReader(_FrameReader[Request | Refusal]):
     """
     Cut what a client sends into requests, and refuse by their header those that memcached refuses.
@@ -320,7 +360,7 @@ class RequestReader(_FrameReader[Request | Refusal]):
         )
         extras_start = start + HEADER_SIZE
         end: int = extras_start + body
-        refused = self._refused(opcode, key_length, extras_length, body)
+        refused = refusal(opcode, key_length, extras_length, body, self.max_body)
         if refused is not None:
             status, closes, reason = refused
             request = Request(opcode, cas=cas, opaque=opaque, vbucket=vbucket)
@@ -343,27 +383,3 @@ class RequestReader(_FrameReader[Request | Refusal]):
                 )
             )
         return end
-
-    def _refused(
-        self, opcode: int, key_length: int, extras_length: int, body: int
-    ) -> tuple[int, bool, str] | None:
-        """Return status, whether the connection is closed, and why; None for a legal request."""
-        value_length = body - key_length - extras_length
-        if value_length < 0:
-            return Status.UNKNOWN_COMMAND, True, "extras and key are longer than the body"
-        if key_length > MAX_KEY:
-            return Status.INVALID_ARGUMENTS, True, f"a key of {key_length} bytes"
-        row = OPCODES.get(opcode)
-        if row is None:
-            # memcached loses its place in the stream here when there is a body; we skip it.
-            return Status.UNKNOWN_COMMAND, False, f"opcode 0x{opcode:02x} is unknown"
-        shape = row.request
-        if extras_length not in shape.extras:
-            return Status.INVALID_ARGUMENTS, True, f"extras of {extras_length} bytes"
-        if (key_length and shape.key is Key.NONE) or (not key_length and shape.key is Key.REQUIRED):
-            return Status.INVALID_ARGUMENTS, True, f"a key of {key_length} bytes"
-        if shape.value is not None and value_length != shape.value:
-            return Status.INVALID_ARGUMENTS, True, f"a value of {value_length} bytes"
-        if body > self.max_body:
-            return Status.VALUE_TOO_LARGE, False, f"a body of {body} bytes"
-        return None

@@ -78,6 +78,20 @@ class Status(IntEnum):
     TEMPORARY_FAILURE = 0x86
 
 
+#: What memcached says beside an error, as the value of the answer.
+STATUS_TEXTS: Final[dict[int, bytes]] = {
+    Status.KEY_NOT_FOUND: b"Not found",
+    Status.KEY_EXISTS: b"Data exists for key.",
+    Status.VALUE_TOO_LARGE: b"Too large.",
+    Status.INVALID_ARGUMENTS: b"Invalid arguments",
+    Status.NOT_STORED: b"Not stored.",
+    Status.NON_NUMERIC_VALUE: b"Non-numeric server-side value for incr or decr",
+    Status.AUTHENTICATION_ERROR: b"Auth failure.",
+    Status.UNKNOWN_COMMAND: b"Unknown command",
+    Status.OUT_OF_MEMORY: b"Out of memory",
+}
+
+
 class Quiet(Enum):
     """When the server keeps silent; it never does about an error."""
 
