@@ -36,6 +36,8 @@ ORDER = (
     "wire.frames",
     "wire.operations",
     "wire.session",
+    "wire.conversation",
+    "wire.shared",
     "wire.exchange",
     "wire.saslprep",
     "wire.scram",

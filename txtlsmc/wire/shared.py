@@ -1,0 +1,329 @@
+"""
+The shared session: the requests of many local clients over one connection to the server.
+
+Each request goes up under a number of ours and its answer comes back under the client's own; the
+rest of the bytes is passed on as it came.  As in `txtlsmc.wire.session` the numbers are consecutive
+and the server answers in their order, so an answer passes over the quiet requests before its own,
+which were silent; a run that ends quiet gets a NOOP of ours behind it, so nothing stays open.
+
+Values over `LARGE` are passed on as they come.  Everything else is looked at when it is whole: an
+answer that is out of turn or out of shape never reaches a client.  It sets `error`, and the
+connection is over: nobody can tell whose the next one would be.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from itertools import islice
+from typing import Final, Generic, TypeVar
+
+from txtlsmc.errors import RemoteProtocolError
+from txtlsmc.wire.conversation import OPAQUE, OPAQUE_AT, OPAQUES, SMALL, Conversation, Place
+from txtlsmc.wire.frames import HEADER, HEADER_SIZE, RESPONSE_MAGIC, Request
+from txtlsmc.wire.opcodes import OPCODES, Key, Opcode, Status, opcode_name
+from txtlsmc.wire.session import FLIGHT
+
+T = TypeVar("T")
+
+#: An answer with a larger body is passed on piece by piece.
+LARGE: Final = 65_536
+_NOOP: Final = int(Opcode.NOOP)
+_STAT: Final = int(Opcode.STAT)
+#: What an answer with status 0 looks like, by opcode and length of the extras: which kind of key,
+#: and how long its value is (-1: any).
+_ANSWERS: Final = {
+    opcode << 8 | extras: (row.answer.key, -1 if row.answer.value is None else row.answer.value)
+    for opcode, row in OPCODES.items()
+    for extras in row.answer.extras
+}
+#: Those of which nothing else has to be looked at, when there is no key.
+_PLAIN: Final = frozenset(number for number, shape in _ANSWERS.items() if shape == (Key.NONE, -1))
+
+
+class SharedSession(Generic[T]):
+    """
+    One connection to the server; knows nothing of sockets.
+
+    Attributes:
+        error: what the server did wrong, once it has.
+        progress: grows with every answer, and with every piece of a large one.
+    """
+
+    def __init__(
+        self, *, max_pending: int, max_pending_bytes: int, max_body: int, first_opaque: int = 0
+    ) -> None:
+        """
+        Args:
+            max_pending: the most requests without an answer, of all clients together.
+            max_pending_bytes: the most bytes of these; a single one may be larger.
+            max_body: the largest body of an answer.
+            first_opaque: the number of the first request.
+        """
+        self.error: RemoteProtocolError | None = None
+        self.progress = 0
+        self._places: deque[Place[T]] = deque()
+        self._max_pending, self._max_pending_bytes = max_pending, max_pending_bytes
+        self._max_body = max_body
+        self._pending_bytes = 0
+        self._first = self._next = first_opaque  # of the places; of the next request
+        self._unsent: list[bytes | bytearray] = []
+        self._unsent_requests = 0
+        self._kept = bytearray()  # of an answer that is not whole yet
+        self._needed = HEADER_SIZE  # so much of it is needed to go on
+        self._to_pass = 0  # of a large answer to the first place, on its way
+        self._passing_last = True  # whether that place ends with it
+
+    def __len__(self) -> int:
+        """Return how many requests have no answer, fences included."""
+        return len(self._places)
+
+    @property
+    def inside_answer(self) -> bool:
+        """Whether the stream, if it ended now, would end in the middle of an answer."""
+        return bool(self._kept) or self._to_pass > 0
+
+    def waiting(self) -> list[Conversation[T]]:
+        """Return whose requests have no answer, each once."""
+        return list(dict.fromkeys(place[0] for place in self._places if place[0] is not None))
+
+    # What goes up
+
+    def take(self, conversation: Conversation[T]) -> bool:
+        """
+        Take some requests of *conversation*, as far as its pace and the limits allow.
+
+        Returns:
+            Whether there was anything to take: then there may be more.
+        """
+        places = self._places
+        before = len(places)
+        room = min(conversation.pace - conversation.in_flight, self._max_pending - before)
+        if self._pending_bytes >= self._max_pending_bytes:
+            room = 0
+        data = conversation.cut(places, self._next, max(room, 0))
+        if not data:
+            return False
+        taken = len(places) - before
+        self._next = (self._next + taken) & OPAQUES
+        self._pending_bytes += len(data)
+        conversation.in_flight += taken
+        self._unsent.append(data)
+        self._unsent_requests += taken
+        return True
+
+    def flights(self) -> list[bytes]:
+        """
+        Return what has to be written now, and count it as sent.
+
+        A run of quiet requests that would end it is fenced.
+
+        Returns:
+            Pieces of whole requests, as `txtlsmc.wire.session.Session.flights` cuts them and for
+            the same reason.
+        """
+        unsent = self._unsent
+        if not unsent:
+            return []
+        if self._places[-1][3]:
+            unsent.append(Request(_NOOP, opaque=self._next).encode())
+            self._places.append((None, 0, _NOOP, False, HEADER_SIZE, b""))
+            self._pending_bytes += HEADER_SIZE
+            self._next = (self._next + 1) & OPAQUES
+        if len(unsent) == 1:
+            flights = [bytes(unsent[0])]
+        else:
+            flights = []
+            flight: list[bytes | bytearray] = []
+            size = 0
+            for data in unsent:
+                size += len(data)
+                if size > FLIGHT and flight:
+                    flights.append(b"".join(flight))
+                    flight, size = [], len(data)
+                flight.append(data)
+            flights.append(b"".join(flight))
+        unsent.clear()
+        self._unsent_requests = 0
+        return flights
+
+    # What comes down
+
+    def receive(self, data: bytes) -> list[Conversation[T]]:
+        """
+        Take the next piece of what the server sends.
+
+        Returns:
+            The conversations with something new, each once: answers to be told, or only room for
+            further requests.  When an answer behind these is wrong, `error` is set.
+
+        Raises:
+            RemoteProtocolError: `error` was set before.
+        """
+        if self.error is not None:
+            raise self.error
+        touched: dict[Conversation[T], None] = {}
+        if self._to_pass:
+            data = self._pass_on(data, touched)
+        if self._kept:
+            self._kept += data
+            if len(self._kept) < self._needed:
+                return list(touched)
+            buffer, self._kept = self._kept, bytearray()
+        else:
+            buffer = bytearray(data)
+        places, size, start = self._places, len(buffer), 0
+        self._needed = HEADER_SIZE
+        told: Conversation[T] | None = None  # whose the answers just before *start* are …
+        told_from = 0  # … and where they begin
+        while size - start >= HEADER_SIZE:
+            magic, opcode, key_length, extras_length, data_type, status, body, opaque, _ = (
+                HEADER.unpack_from(buffer, start)
+            )
+            value_start = start + HEADER_SIZE + extras_length + key_length
+            end = start + HEADER_SIZE + body
+            if magic != RESPONSE_MAGIC or data_type or value_start > end or body > self._max_body:
+                self.error = _malformed(magic, data_type, body, self._max_body)
+                break
+            if end > size and (body <= LARGE or value_start > size):
+                self._needed = (end if body <= LARGE else value_start) - start
+                break
+            skipped = (opaque - self._first) & OPAQUES
+            if skipped >= len(places) - self._unsent_requests:
+                self.error = RemoteProtocolError(
+                    "opaque", f"an answer to request {opaque}, which is not one that was asked"
+                )
+                break
+            if skipped and not self._pass_over(skipped, opcode, status, touched):
+                break
+            conversation, own, asked, _, _, key = places[0]
+            # A look-up for what comes nearly always: success, no key, any value.
+            if (
+                opcode != asked
+                or status
+                or key_length
+                or (opcode << 8 | extras_length) not in _PLAIN
+            ):
+                self.error = _fault(
+                    asked,
+                    key,
+                    opcode,
+                    status,
+                    extras_length,
+                    bytes(buffer[value_start - key_length : value_start]),
+                    end - value_start,
+                )
+                if self.error is not None:
+                    break
+            last = opcode != _STAT or status or not key_length
+            if conversation is not told:
+                if told is not None and not told.gone:
+                    told.answers.append(buffer[told_from:start])
+                told, told_from = conversation, start
+            if conversation is not None:
+                OPAQUE.pack_into(buffer, start + OPAQUE_AT, own)
+                touched[conversation] = None
+                if body > SMALL:
+                    conversation.slow_down(body)
+                elif conversation.pace < conversation.window:
+                    conversation.pace += 1
+            self.progress += 1
+            if end > size:
+                self._passing_last = last
+                self._to_pass = end - size
+                start = size
+                break
+            if last:
+                self._end()
+            start = end
+        if told is not None and not told.gone and start > told_from:
+            told.answers.append(buffer[told_from:start])
+        if start < size and self.error is None:
+            del buffer[:start]
+            self._kept = buffer
+        return list(touched)
+
+    def _end(self) -> None:
+        """End the first place."""
+        conversation, _, _, _, size, _ = self._places.popleft()
+        self._first = (self._first + 1) & OPAQUES
+        self._pending_bytes -= size
+        if conversation is not None:
+            conversation.in_flight -= 1
+
+    def _pass_over(
+        self, skipped: int, opcode: int, status: int, touched: dict[Conversation[T], None]
+    ) -> bool:
+        """End that many places, which were silent; return False, with `error` set, if not so."""
+        for place in islice(self._places, skipped):
+            if not place[3]:
+                self.error = RemoteProtocolError(
+                    "opaque", f"an answer came before that to {opcode_name(place[2])}"
+                )
+                return False
+        if status and opcode == _NOOP:
+            # It did not run, so who knows what did: silence would pass for a miss, or for success.
+            self.error = RemoteProtocolError(
+                "status", f"the NOOP behind quiet requests failed: 0x{status:02x}"
+            )
+            return False
+        for _ in range(skipped):
+            conversation = self._places[0][0]
+            if conversation is not None:
+                touched[conversation] = None
+            self._end()
+        return True
+
+    def _pass_on(self, data: bytes, touched: dict[Conversation[T], None]) -> bytes:
+        """Pass on the next piece of a large answer; return what is behind it."""
+        conversation = self._places[0][0]
+        piece = data[: self._to_pass]
+        self._to_pass -= len(piece)
+        self.progress += 1
+        if conversation is not None:
+            touched[conversation] = None
+            if not conversation.gone:
+                conversation.answers.append(piece)
+        if not self._to_pass and self._passing_last:
+            self._end()
+        return data[len(piece) :]
+
+
+def _malformed(magic: int, data_type: int, body: int, max_body: int) -> RemoteProtocolError:
+    if magic != RESPONSE_MAGIC:
+        return RemoteProtocolError("magic", f"an answer starts with 0x{magic:02x} instead of 0x81")
+    if data_type:
+        return RemoteProtocolError("data type", f"the data type is {data_type} instead of 0")
+    if body > max_body:
+        reason = f"a body of {body} bytes is over max_body, {max_body}"
+        return RemoteProtocolError("body length", reason)
+    return RemoteProtocolError("body length", "extras and key do not fit into the body")
+
+
+def _fault(
+    asked: int, asked_key: bytes, opcode: int, status: int, extras: int, key: bytes, value: int
+) -> RemoteProtocolError | None:
+    """Return what is wrong with an answer to the request *asked*; None when nothing is."""
+    name = opcode_name(asked)
+    if opcode != asked:
+        return RemoteProtocolError("opcode", f"{opcode_name(opcode)} in the answer to {name}")
+    if status == Status.AUTHENTICATION_CONTINUE:
+        return RemoteProtocolError("status", f"0x21 is no answer to {name}")
+    if status:
+        if extras:
+            return RemoteProtocolError("extras length", f"extras of {extras} bytes with an error")
+        if key and key != asked_key and opcode != _STAT:
+            return RemoteProtocolError("key", "an error carries another key than the request")
+        return None
+    shape = _ANSWERS.get(opcode << 8 | extras)
+    if shape is None:
+        return RemoteProtocolError("extras length", f"{name} answered with extras of {extras}")
+    kind, length = shape
+    if kind is Key.ECHOED and key != asked_key:
+        return RemoteProtocolError("key", "the answer carries another key than the request")
+    if key and kind is Key.NONE:
+        return RemoteProtocolError("key length", f"{name} answered with a key")
+    if length not in (-1, value):
+        return RemoteProtocolError("value", f"{name} answered with a value of {value} bytes")
+    if opcode == _STAT and not key and value:
+        return RemoteProtocolError("value", "the end of the statistics carries a value")
+    return None
