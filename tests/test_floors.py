@@ -53,6 +53,8 @@ ORDER = (
     "net.tls_handshake",
     "net.tls",
     "net.kept",
+    "net.direct",
+    "net.tls_layer",
     "net.pending",
     "net.pipeline",
     "net.protocol",

@@ -39,14 +39,12 @@ from twisted.internet.interfaces import (
     IAddress,
     IDelayedCall,
     IHandshakeListener,
-    IOpenSSLClientConnectionCreator,
     IProtocol,
     IProtocolFactory,
     IReactorTime,
     IStreamClientEndpoint,
 )
 from twisted.internet.protocol import Factory, Protocol, connectionDone
-from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -62,6 +60,7 @@ from txtlsmc.errors import (
 )
 from txtlsmc.net.protocol import MemcacheProtocol
 from txtlsmc.net.tls import ClientTLS, TLSAttempt, handshake_error
+from txtlsmc.net.tls_layer import TLSEndpoint
 from txtlsmc.settings import (
     TLS,
     Credentials,
@@ -214,41 +213,8 @@ class ReadyEndpoint:
         dial = self._dial
         if self._tls is not None:
             attempt.tls = self._tls.attempt()
-            dial = _TLSEndpoint(attempt.tls, dial, self._reactor)
+            dial = TLSEndpoint(attempt.tls, dial, self._reactor)
         return attempt.start(self._reactor, dial)
-
-
-class _TLSFactory(TLSMemoryBIOFactory):
-    # The usual one gathers small writes for a turn of the reactor, which costs a turn and joins
-    # what `Session.flights` keeps apart.  Gathering is the pipeline's business.
-    protocol = TLSMemoryBIOProtocol
-
-
-@implementer(IStreamClientEndpoint)
-class _TLSEndpoint:
-    """Puts TLS between an endpoint and its protocol; connected means that TLS can begin."""
-
-    def __init__(
-        self,
-        creator: IOpenSSLClientConnectionCreator,
-        dial: IStreamClientEndpoint,
-        clock: IReactorTime,
-    ) -> None:
-        self._creator, self._dial, self._clock = creator, dial, clock
-
-    def connect(
-        self,
-        protocolFactory: IProtocolFactory,  # noqa: N803 - the interface's name for it
-    ) -> Deferred[IProtocol]:
-        wrapped = _TLSFactory(self._creator, True, protocolFactory, self._clock)
-        connecting: Deferred[IProtocol] = self._dial.connect(wrapped)
-        return connecting.addCallback(_unwrapped)
-
-
-def _unwrapped(protocol: IProtocol) -> IProtocol:
-    assert isinstance(protocol, TLSMemoryBIOProtocol)
-    inner: IProtocol = protocol.wrappedProtocol
-    return inner
 
 
 class _Attempt:
