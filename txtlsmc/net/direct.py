@@ -50,6 +50,11 @@ class DirectWriter:
         self._to_learn = False  # the next write is to find out whether anything is queued
         self._registering = False
 
+    @property
+    def direct(self) -> bool:
+        """Whether the transport has a socket of its own, so that `queued` and `on_drained` tell."""
+        return self._socket is not None
+
     def write(self, data: bytes) -> None:
         """Send *data*.  What becomes of it behind the end of a connection the transport decides."""
         transport = self._transport

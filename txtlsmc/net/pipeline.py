@@ -295,7 +295,7 @@ class PipelinedProtocol(KeptProtocol):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Fail everything pending, once."""
         self._lost = True
-        words = _why(reason)
+        words = why_lost(reason)
         if self._session.inside_answer:
             words += ", inside an answer"
         self._end(words, lambda sent: ConnectionClosed(words, sent=sent))
@@ -336,7 +336,8 @@ class PipelinedProtocol(KeptProtocol):
         self.transport.loseConnection()
 
 
-def _why(reason: Failure) -> str:
+def why_lost(reason: Failure) -> str:
+    """Return in words what a protocol's ``connectionLost`` was told."""
     if reason.check(ConnectionDone):
         return "the server closed the connection"
     if reason.check(ConnectionAborted):

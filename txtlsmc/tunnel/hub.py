@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from txtlsmc.tunnel.admission import Admission
 from txtlsmc.tunnel.counters import Counters
 from txtlsmc.tunnel.journal import Journal
+from txtlsmc.tunnel.memory import LocalMemory
 from txtlsmc.tunnel.settings import TunnelLimits
 
 
@@ -20,12 +21,14 @@ class Hub:
     Attributes:
         counters: what happened how often.
         admission: who may connect.
+        memory: what is kept for local clients.
         journal: the log.
         monotonic: seconds on a clock that never jumps.
     """
 
     counters: Counters
     admission: Admission
+    memory: LocalMemory
     journal: Journal
     monotonic: Callable[[], float]
 
@@ -38,5 +41,6 @@ class Hub:
     ) -> Hub:
         """Return a new one, with nothing counted yet."""
         counters, journal = Counters(), Journal(log_format, monotonic)
-        admission = Admission(limits or TunnelLimits(), counters, journal)
-        return cls(counters, admission, journal, monotonic)
+        limits = limits or TunnelLimits()
+        admission = Admission(limits, counters, journal)
+        return cls(counters, admission, LocalMemory(limits), journal, monotonic)

@@ -94,6 +94,7 @@ class Conversation(Generic[T]):
         locked: whether it has still to prove who it is.
         gone: whether it is not there any more; nothing is kept for it then.
         asked: how many requests it has made.
+        choked: whether it does not take its answers; the caller asks nothing for it then.
     """
 
     __slots__ = (
@@ -102,6 +103,7 @@ class Conversation(Generic[T]):
         "_skip",
         "answers",
         "asked",
+        "choked",
         "ended",
         "gone",
         "here",
@@ -127,7 +129,7 @@ class Conversation(Generic[T]):
         self.pace = min(FIRST_PACE, window)
         self.answers: list[bytes | bytearray] = []
         self.here: Request | Refusal | None = None
-        self.more = self.ended = self.gone = False
+        self.more = self.ended = self.gone = self.choked = False
         self._max_body, self.window = max_body, window
         self._buffer = bytearray()
         self._skip = 0  # bytes of a refused request that are still to come

@@ -78,6 +78,13 @@ class SharedSession(Generic[T]):
         return len(self._places)
 
     @property
+    def full(self) -> bool:
+        """Whether nothing more is taken before there are answers."""
+        return (
+            len(self._places) >= self._max_pending or self._pending_bytes >= self._max_pending_bytes
+        )
+
+    @property
     def inside_answer(self) -> bool:
         """Whether the stream, if it ended now, would end in the middle of an answer."""
         return bool(self._kept) or self._to_pass > 0
@@ -98,7 +105,7 @@ class SharedSession(Generic[T]):
         places = self._places
         before = len(places)
         room = min(conversation.pace - conversation.in_flight, self._max_pending - before)
-        if self._pending_bytes >= self._max_pending_bytes:
+        if conversation.choked or self._pending_bytes >= self._max_pending_bytes:
             room = 0
         data = conversation.cut(places, self._next, max(room, 0))
         if not data:

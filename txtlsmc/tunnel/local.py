@@ -1,0 +1,352 @@
+"""
+One local connection of the gateway.
+
+Its requests are the conversation's business; here is what is between that and the socket: whether
+it may stay, what it speaks, how fast it reads, and how it ends.
+
+A client that does not read its answers is asked nothing more for: what came for it meanwhile is
+kept, up to a limit, and is written piece by piece, so that it can be told from one that is slow.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any, Final, Protocol
+
+from twisted.internet.interfaces import IHalfCloseableProtocol, IPushProducer, ITCPTransport
+from twisted.internet.protocol import Protocol as TwistedProtocol
+from twisted.internet.protocol import connectionDone
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from txtlsmc.net.direct import DirectWriter
+from txtlsmc.tunnel.hub import Hub
+from txtlsmc.tunnel.login import Login
+from txtlsmc.tunnel.settings import TunnelLimits
+from txtlsmc.tunnel.upstream import Local
+from txtlsmc.wire.conversation import Conversation
+from txtlsmc.wire.frames import REQUEST_MAGIC, Refusal, Request, Response, error_response
+from txtlsmc.wire.opcodes import Opcode, Status
+
+#: Answers that wait are written in pieces of so many bytes.
+_PIECE: Final = 65_536
+#: With so many bytes of requests waiting for their turn, a client is not read any more.
+_READ_AHEAD: Final = 262_144
+
+_HINTS: Final = {0x16: "TLS hello", 0x81: "response"}
+_HTTP: Final = (b"GET /", b"POST ", b"HEAD ", b"PUT /", b"OPTIO", b"CONNE", b"DELET", b"PATCH")
+
+
+class LocalUpstream(Protocol):
+    """What a local connection is bound to."""
+
+    down: bool
+
+    def bind(self, local: LocalConnection) -> None:
+        """Count it in."""
+
+    def release(self, local: LocalConnection) -> None:
+        """Count it out."""
+
+    def ask(self, conversation: Conversation[Local]) -> None:
+        """Serve it, now or when there is a connection; or refuse it."""
+
+    def wake(self) -> None:
+        """Dial now."""
+
+    def login_refused(self) -> None:
+        """Tell that a client gave the wrong credentials."""
+
+
+@implementer(IHalfCloseableProtocol, IPushProducer)
+class LocalConnection(TwistedProtocol):
+    """
+    The gateway's side of a connection from this machine.
+
+    Attributes:
+        conversation: what is asked and answered on it.
+    """
+
+    transport: Any  # TCP, a Unix socket, or TLS over one
+
+    def __init__(
+        self, upstream: LocalUpstream, hub: Hub, limits: TunnelLimits, login: Login, *, locked: bool
+    ) -> None:
+        """
+        Args:
+            upstream: what it is bound to.
+            hub: what all local connections share.
+            limits: its bounds.
+            login: answers SASL.
+            locked: whether SASL comes first.
+        """
+        self.conversation: Conversation[Local] = Conversation(
+            self, max_body=limits.max_request, window=limits.window, locked=locked
+        )
+        self._upstream, self._hub, self._limits, self._login = upstream, hub, limits, login
+        self._admitted = self._spoken = False
+        self._unread: deque[memoryview] = deque()
+        self._unread_bytes = 0
+        self._choked = False  # by the transport, where the writer can not tell
+        self._paused = False
+        self._no_more = False  # nothing more will be asked
+        self._closing = False
+        # What the sweep saw last, and for how many seconds it has seen the same.
+        self._seen: tuple[int, int, bool, bool] = (0, 0, False, False)
+        self._same_seconds = 0.0
+        self._pieces = 0
+
+    def connectionMade(self) -> None:
+        """See whether it may stay."""
+        if self._hub.admission.admit(self.transport) is not None:
+            self._closing = True
+            self.transport.abortConnection()
+            return
+        self._admitted = True
+        self._upstream.bind(self)
+        if ITCPTransport.providedBy(self.transport):
+            self.transport.setTcpNoDelay(True)
+            self.transport.setTcpKeepAlive(True)
+        self._writer = DirectWriter(self.transport)
+        self._writer.on_drained = self._drained
+        if not self._writer.direct:
+            self.transport.registerProducer(self, True)
+        if self._upstream.down:
+            self._upstream.wake()
+            self.refused()
+
+    # What it says
+
+    def dataReceived(self, data: bytes) -> None:
+        """Take a piece of its requests."""
+        if self._closing:
+            return
+        if not self._spoken:
+            self._spoken = True
+            if data[0] != REQUEST_MAGIC:
+                self._not_binary(data)
+                return
+        conversation = self.conversation
+        conversation.feed(data)
+        if conversation.more:
+            self._upstream.ask(conversation)
+        if conversation.buffered > _PIECE:
+            self._hold()
+            if conversation.more and conversation.buffered > _READ_AHEAD and not self._closing:
+                self._paused = True
+                self.transport.pauseProducing()
+
+    def _not_binary(self, data: bytes) -> None:
+        hint = _HINTS.get(data[0], "HTTP" if data[:5] in _HTTP else "text")
+        self._hub.counters.refused_first_byte += 1
+        self._hub.journal.local_hint(hint)
+        self._close()
+
+    def readConnectionLost(self) -> None:
+        """Answer what was asked, and end then: it will ask nothing more."""
+        self._no_more = True
+        self.settle()
+
+    def writeConnectionLost(self) -> None:
+        """Do nothing: nobody asked for that."""
+
+    def drain(self) -> None:
+        """Read no more; answer what was asked, and end then."""
+        if self._closing:
+            return
+        self._no_more = True
+        self._paused = True
+        self.transport.pauseProducing()
+        self.settle()
+
+    # What it is told
+
+    def deliver(self) -> None:
+        """Take the answers that have come, and do what had to wait for them."""
+        conversation = self.conversation
+        answers = conversation.answers
+        if answers:
+            self._tell(bytes(answers[0]) if len(answers) == 1 else b"".join(answers))
+            answers.clear()
+        if self._paused and conversation.buffered <= _READ_AHEAD // 2 and not self._no_more:
+            self._paused = False
+            self._hold()
+            if not self._closing:
+                self.transport.resumeProducing()
+        if not conversation.in_flight:
+            self.settle()
+
+    def _tell(self, data: bytes) -> None:
+        if self._closing:
+            return
+        waits = self._unread or self._writer.queued or self._choked
+        if len(data) <= _PIECE and not waits:
+            self._writer.write(data)
+            return
+        self._unread.append(memoryview(data))  # cut without being copied
+        self._unread_bytes += len(data)
+        self._write_unread()
+
+    def _write_unread(self) -> None:
+        unread, writer = self._unread, self._writer
+        while unread and not (writer.queued or self._choked):
+            piece = unread.popleft()
+            if len(piece) > _PIECE:
+                unread.appendleft(piece[_PIECE:])
+                piece = piece[:_PIECE]
+            self._unread_bytes -= len(piece)
+            self._pieces += 1
+            writer.write(bytes(piece))
+        self.conversation.choked = bool(unread) or writer.queued or self._choked
+        self._hold()
+
+    def _hold(self) -> None:
+        kept = self._unread_bytes + self.conversation.buffered
+        self._hub.memory.hold(self, kept if kept > _PIECE else 0)
+
+    def _drained(self) -> None:
+        """Go on: all that was written has been read."""
+        if self._closing:
+            return
+        self._write_unread()
+        if not self.conversation.choked:
+            if self.conversation.more:
+                self._upstream.ask(self.conversation)
+            self.settle()
+
+    # IPushProducer, over TLS
+
+    def pauseProducing(self) -> None:
+        """Write no more for now."""
+        self._choked = self.conversation.choked = True
+
+    def resumeProducing(self) -> None:
+        """Go on."""
+        self._choked = False
+        self._drained()
+
+    def stopProducing(self) -> None:
+        """Do nothing: `connectionLost` comes as well."""
+
+    # What is between it and the gateway
+
+    def settle(self) -> None:
+        """Answer what is answered here, or end, unless an answer has to come first."""
+        conversation = self.conversation
+        if conversation.in_flight or self._closing or not self._admitted:
+            return
+        here, conversation.here = conversation.here, None
+        if here is not None:
+            self._answer(here)
+        if conversation.here is None and (
+            conversation.ended or (self._no_more and not conversation.more)
+        ):
+            self._close()
+
+    def _answer(self, here: Request | Refusal) -> None:
+        counters = self._hub.counters
+        counters.answered_here += 1
+        if isinstance(here, Refusal):
+            counters.refused_shape += 1
+            if here.status == Status.VALUE_TOO_LARGE:
+                counters.closed_max_request += 1
+            self._tell(error_response(here.request, here.status).encode())
+            return
+        if here.opcode in (Opcode.QUIT, Opcode.QUITQ):
+            if here.opcode == Opcode.QUIT:
+                self._tell(Response(here.opcode, Status.OK, here.opaque).encode())
+            self.conversation.end()
+            return
+        answer = self._login.answer(here)
+        if answer.status == Status.OK and here.opcode == Opcode.SASL_AUTH:
+            self.conversation.locked = False
+        if self._login.refused:
+            counters.refused_login += 1
+            self._upstream.login_refused()
+        self._tell(answer.encode())
+
+    # The end
+
+    def upstream_lost(self) -> None:
+        """End: an answer may have been lost."""
+        if not self._closing:
+            self._hub.counters.closed_upstream_lost += 1
+            self.conversation.in_flight = 0
+            self._close()
+
+    def refused(self) -> None:
+        """End: the server is down."""
+        if not self._closing:
+            self._hub.counters.refused_down += 1
+            self._close()
+
+    def over_limit(self, name: str, limit: int) -> None:
+        """End: too much is kept for it."""
+        if not self._closing:
+            self._hub.counters.closed_unread += 1
+            self._hub.journal.limit(name, limit)
+            self.abort()
+
+    def _close(self) -> None:
+        """End once what was told has been read."""
+        if self._closing:
+            return
+        if self._unread:
+            self._no_more = True
+            self.conversation.end()
+            return  # the last piece's `_drained` comes here again
+        self._closing = True
+        self.conversation.end()
+        if not self._writer.direct:
+            self.transport.unregisterProducer()  # over TLS it would never close with one
+        self.transport.loseConnection()
+
+    def abort(self) -> None:
+        """End now."""
+        self._closing = True
+        self.transport.abortConnection()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """Forget it; answers that still come for it are dropped."""
+        self._closing = True
+        conversation = self.conversation
+        conversation.gone = True
+        conversation.end()
+        conversation.answers.clear()
+        self._unread.clear()
+        self._hub.memory.hold(self, 0)
+        if self._admitted:
+            self._admitted = False
+            self._hub.admission.release()
+            self._upstream.release(self)
+
+    def sweep(self, seconds: float) -> None:
+        """
+        Look whether it has kept something waiting for too long.
+
+        Args:
+            seconds: since the last look.
+        """
+        conversation, counters = self.conversation, self._hub.counters
+        stalled = bool(self._unread) or (self._admitted and self._writer.queued) or self._choked
+        half = conversation.inside_request
+        seen = (conversation.asked, self._pieces, stalled, half)
+        if seen != self._seen:
+            self._seen, self._same_seconds = seen, 0.0
+            return
+        self._same_seconds += seconds
+        limits = self._limits
+        idle = limits.idle_seconds and not conversation.in_flight
+        if stalled:
+            if self._same_seconds >= limits.stall_seconds:
+                counters.closed_stalled += 1
+                self._hub.journal.limit("stall_seconds", limits.stall_seconds)
+                self.abort()
+        elif half:
+            if self._same_seconds >= limits.request_seconds:
+                counters.closed_request_seconds += 1
+                self._hub.journal.limit("request_seconds", limits.request_seconds)
+                self.abort()
+        elif idle and self._same_seconds >= limits.idle_seconds:
+            counters.closed_idle += 1
+            self._close()
