@@ -1,5 +1,5 @@
 """
-The rows of the bench: ``python -m tests.bench [ROUNDS]``.
+The rows of the bench: ``python -m tests.bench [ROUNDS] [ROW…]``.
 
 Machines differ and drift, so only ratios count that were measured in one run and in turn: each
 round lets every contender of a row work once, and the ratio is taken within the round.
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import platform
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -18,13 +17,13 @@ from contextlib import ExitStack, contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import median
-from time import monotonic, sleep
 from typing import NamedTuple
 
+from tests.bench import tunnels
+from tests.bench.running import free_ports, running
 from txtlsmc.testing import Authority
 
 _ROUNDS = 7
-_PATIENCE = 30.0
 
 
 class Row(NamedTuple):
@@ -59,13 +58,17 @@ ROWS = (
 
 
 def main() -> None:
-    """Run every row whose contenders are there, and print the ratios."""
-    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else _ROUNDS
+    """Run the rows whose contenders are there, and print the ratios."""
+    arguments = sys.argv[1:]
+    rounds = int(arguments.pop(0)) if arguments and arguments[0].isdigit() else _ROUNDS
+    wanted = set(arguments)
     with ExitStack() as cleanup:
         folder = Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix="txtlsmc-bench-")))
         ports, ca = _servers(cleanup, folder)
         print(_versions())
         for row in ROWS:
+            if wanted and row.name not in wanted:
+                continue
             with ExitStack() as contenders:
                 try:
                     pair = [
@@ -76,6 +79,11 @@ def main() -> None:
                     print(f"{row.name}  {row.says}: left out ({error})", flush=True)
                     continue
                 print(_measured(row, pair, rounds), flush=True)
+        for each in tunnels.ROWS:
+            if not wanted or each.name in wanted:
+                print(tunnels.measured(each, ports["txtlsmc"], ca, folder, rounds), flush=True)
+        if not wanted or "P9" in wanted:
+            print(tunnels.idle(ports["txtlsmc"], ca, folder), flush=True)
 
 
 def _measured(row: Row, pair: list[subprocess.Popen[str]], rounds: int) -> str:
@@ -136,10 +144,10 @@ def _servers(cleanup: ExitStack, folder: Path) -> tuple[dict[str, int], Path]:
     files.key.chmod(0o644)  # a key for one run; memcached gives up root before it reads it
     ca = authority.write_to(folder)
     common = [memcached, "-u", "nobody", "-l", "127.0.0.1", "-U", "0", "-t", "1"]
-    tls_port, plain_port, tunnel_port = _free_ports(3)
+    tls_port, plain_port, tunnel_port = free_ports(3)
     tls = ["-Z", "-o", f"ssl_chain_cert={files.chain},ssl_key={files.key}"]
-    cleanup.enter_context(_running([*common, "-p", str(tls_port), *tls], tls_port))
-    cleanup.enter_context(_running([*common, "-p", str(plain_port)], plain_port))
+    cleanup.enter_context(running([*common, "-p", str(tls_port), *tls], tls_port))
+    cleanup.enter_context(running([*common, "-p", str(plain_port)], plain_port))
     ports = dict.fromkeys(("txtlsmc", "raw-ssl", "bmemcached", "emcache+uvloop"), tls_port)
     ports["txtlsmc-plaintext"] = plain_port
     stunnel = shutil.which("stunnel4") or shutil.which("stunnel")
@@ -151,7 +159,7 @@ def _servers(cleanup: ExitStack, folder: Path) -> tuple[dict[str, int], Path]:
             f"accept = 127.0.0.1:{tunnel_port}\nconnect = 127.0.0.1:{tls_port}\n"
             f"CAfile = {ca}\nverifyChain = yes\ncheckHost = localhost\n"
         )
-        cleanup.enter_context(_running([stunnel, str(settings)], tunnel_port))
+        cleanup.enter_context(running([stunnel, str(settings)], tunnel_port))
         ports["pylibmc+stunnel"] = tunnel_port
     return ports, ca
 
@@ -161,33 +169,6 @@ def _program(name: str) -> str:
     if found is None:
         raise SystemExit(f"the bench needs {name}")
     return found
-
-
-def _free_ports(count: int) -> list[int]:
-    with ExitStack() as held:
-        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
-
-
-@contextmanager
-def _running(command: list[str], port: int) -> Iterator[None]:
-    process = subprocess.Popen(command)
-    try:
-        give_up = monotonic() + _PATIENCE
-        while True:
-            if process.poll() is not None or monotonic() > give_up:
-                raise SystemExit(f"{command[0]} did not start")
-            try:
-                socket.create_connection(("127.0.0.1", port)).close()
-                break
-            except ConnectionRefusedError:
-                sleep(0.02)
-        yield
-    finally:
-        process.terminate()
-        process.wait()
 
 
 def _versions() -> str:
