@@ -35,6 +35,8 @@ ORDER = (
     "wire.opcodes",
     "wire.frames",
     "wire.operations",
+    "wire.runs",
+    "wire.places",
     "wire.session",
     "wire.conversation",
     "wire.shared",

@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple, Self, TypeVar
 
 from twisted.internet.defer import Deferred
 
-from txtlsmc.cluster.dispatch import Asked, Dispatcher, Outcomes
+from txtlsmc.cluster.dispatch import Dispatcher, Outcomes
 from txtlsmc.cluster.factory import MemcacheClientFactory
 from txtlsmc.cluster.node import NodeHealth
 from txtlsmc.cluster.ring import Pick
@@ -24,7 +24,6 @@ from txtlsmc.errors import (
     InvalidArgument,
     InvalidKey,
     InvalidSetting,
-    MemcacheError,
 )
 from txtlsmc.net.endpoints import CredentialsSource
 from txtlsmc.routing import Routing
@@ -36,14 +35,16 @@ from txtlsmc.wire import operations
 from txtlsmc.wire.codecs import Codec, codec_named
 from txtlsmc.wire.frames import Request, Response
 from txtlsmc.wire.opcodes import Opcode
-from txtlsmc.wire.operations import Operation, RawItem, absolute_exptime, encode_key
+from txtlsmc.wire.operations import Operation, absolute_exptime, encode_key, encode_keys
+from txtlsmc.wire.runs import Run, run_of_deletes, run_of_gets, run_of_sets
 
 T = TypeVar("T")
 K = TypeVar("K", str, bytes)
 Exptime = float | timedelta | datetime
 # The requests of reads are made here, where their keys were checked.
 _GET: Final = int(Opcode.GET)
-_GETQ: Final = int(Opcode.GETQ)
+#: Among the results of many: there is no such item.  (A value may be None.)
+_MISS: Final = object()
 
 
 class Item(NamedTuple):
@@ -212,8 +213,17 @@ class MemcacheClient:
     def _wire_key(self, key: bytes) -> bytes:
         return encode_key(self._namespace + key) if self._namespace else key
 
+    def _wire_keys(self, keys: list[bytes]) -> list[bytes]:
+        namespace = self._namespace
+        return encode_keys([namespace + key for key in keys]) if namespace else keys
+
     def _hashed(self, key: bytes) -> bytes:
         return self._namespace + key if self._routing.hash_namespace else key
+
+    def _all_hashed(self, keys: list[bytes]) -> list[bytes]:
+        if not (self._routing.hash_namespace and self._namespace):
+            return keys
+        return [self._namespace + key for key in keys]
 
     def _exptime(self, exptime: Exptime) -> int:
         if exptime == 0:
@@ -235,22 +245,22 @@ class MemcacheClient:
         data, flags = self._codec.encode(value)
         return data, flags
 
-    def _decode(self, item: RawItem) -> Any:
+    def _decode(self, value: bytes, flags: int, cas: int) -> Any:
         try:
-            return self._codec.decode(item[0], item[1])
+            return self._codec.decode(value, flags)
         except CodecError:
             raise
         except Exception as error:
             # This runs where the connection reads; a codec's mistake is not to end it.
             why = f"it failed with {type(error).__name__}"
-            raise CodecError(self._codec.name, why, flags=item.flags) from error
+            raise CodecError(self._codec.name, why, flags=flags) from error
 
     def _reader(self, default: Any) -> Callable[[list[Response]], Any]:
         read, decode = operations.read_item, self._decode
 
         def value(responses: list[Response]) -> Any:
             item = read(responses)
-            return default if item is None else decode(item)
+            return default if item is None else decode(*item)
 
         return value
 
@@ -287,10 +297,10 @@ class MemcacheClient:
 
     def _read_versioned(self, responses: list[Response]) -> Item | None:
         item = operations.read_item(responses)
-        return None if item is None else self._versioned(item)
+        return None if item is None else self._versioned(*item)
 
-    def _versioned(self, item: RawItem) -> Item:
-        return Item(self._decode(item), item.cas)
+    def _versioned(self, value: bytes, flags: int, cas: int) -> Item:
+        return Item(self._decode(value, flags, cas), cas)
 
     def gat(
         self,
@@ -512,29 +522,21 @@ class MemcacheClient:
         return self._get_many(keys, self._versioned, timeout)
 
     def _get_many(
-        self, keys: Iterable[K], decode: Callable[[RawItem], Any], timeout: float | None
+        self, keys: Iterable[K], hit: Callable[[bytes, int, int], Any], timeout: float | None
     ) -> Deferred[dict[K, Any]]:
-        def read(responses: list[Response]) -> tuple[Any] | None:
-            item = operations.read_item(responses)
-            return None if item is None else (decode(item),)  # a value may be None
-
         given = _distinct(keys)
-        asked: list[tuple[bytes, Operation[Any]]] = []
-        for key in given:
-            bare = encode_key(key)
-            request = Request(_GETQ, self._wire_key(bare))
-            asked.append((self._hashed(bare), Operation(request, read)))
+        bare = encode_keys(given)
+        gets = run_of_gets(self._wire_keys(bare), hit, _MISS)
 
-        def found(outcomes: Outcomes) -> dict[K, Any]:
-            values = {
-                key: result[0]
-                for key, result in zip(given, outcomes.results, strict=True)
-                if isinstance(result, tuple)
-            }
+        def found(outcomes: Outcomes[Any]) -> dict[K, Any]:
+            results = zip(given, outcomes.results, strict=True)
+            values = {key: result for key, result in results if result is not _MISS}
             outcomes.check(values, partial=self._routing.partial == "return")
             return values
 
-        return self._dispatcher.ask_all(asked, timeout, read=True).addCallback(found)
+        return self._dispatcher.ask_run(
+            gets, self._all_hashed(bare), timeout, read=True
+        ).addCallback(found)
 
     def set_multi(
         self,
@@ -553,16 +555,15 @@ class MemcacheClient:
             PartialResult: a server could not be asked or refused a value; holds True for each key
                 that was stored, and the errors.
         """
-        wire_exptime = self._exptime(exptime)
-        asked = []
-        for key, value in mapping.items():
-            bare = encode_key(key)
-            data, flags = self._encode(value)
-            operation = operations.set(
-                self._wire_key(bare), data, flags=flags, exptime=wire_exptime, quiet=True
-            )
-            asked.append((self._hashed(bare), operation))
-        return self._write_all(list(mapping), asked, timeout)
+        given, wire_exptime = list(mapping), self._exptime(exptime)
+        bare = encode_keys(given)
+        values, flags = [], []
+        for value in mapping.values():
+            data, mark = self._codec.encode(value)
+            values.append(data)
+            flags.append(mark)
+        sets = run_of_sets(self._wire_keys(bare), values, flags, wire_exptime)
+        return self._write_all(given, bare, sets, timeout)
 
     def delete_multi(self, keys: Iterable[K], *, timeout: float | None = None) -> Deferred[list[K]]:
         """
@@ -575,25 +576,22 @@ class MemcacheClient:
             PartialResult: a server could not be asked; holds the result for each key of the others.
         """
         given = _distinct(keys)
-        asked = []
-        for key in given:
-            bare = encode_key(key)
-            asked.append((self._hashed(bare), operations.delete(self._wire_key(bare), quiet=True)))
-        return self._write_all(given, asked, timeout)
+        bare = encode_keys(given)
+        return self._write_all(given, bare, run_of_deletes(self._wire_keys(bare)), timeout)
 
     def _write_all(
-        self, given: list[K], asked: Asked[bool], timeout: float | None
+        self, given: list[K], bare: list[bytes], writes: Run[bool], timeout: float | None
     ) -> Deferred[list[K]]:
-        def undone(outcomes: Outcomes) -> list[K]:
-            results = {
-                key: result
-                for key, result in zip(given, outcomes.results, strict=True)
-                if not isinstance(result, MemcacheError)
-            }
-            outcomes.check(results)
-            return [key for key, done in results.items() if not done]
+        def undone(outcomes: Outcomes[bool]) -> list[K]:
+            results, errors = outcomes.results, outcomes.errors
+            if errors:
+                told = enumerate(zip(given, results, strict=True))
+                outcomes.check(dict(each for number, each in told if number not in errors))
+            if all(results):
+                return []
+            return [key for key, done in zip(given, results, strict=True) if not done]
 
-        return self._dispatcher.ask_all(asked, timeout).addCallback(undone)
+        return self._dispatcher.ask_run(writes, self._all_hashed(bare), timeout).addCallback(undone)
 
     # The servers
 

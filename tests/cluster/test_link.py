@@ -27,6 +27,7 @@ from txtlsmc.routing import Backoff
 from txtlsmc.settings import Limits
 from txtlsmc.wire import operations
 from txtlsmc.wire.operations import RawItem
+from txtlsmc.wire.runs import RunOutcomes, run_of_gets
 
 
 class Watcher:
@@ -263,12 +264,11 @@ class WaitingTests(LinkTests):
     def test_many(self) -> None:
         """Many operations may wait as one, too."""
         self.link.start()
-        asked = [operations.get(key, quiet=True) for key in "ab"]
-        got = outcome(self.link.perform_all(asked, 2))
+        got = outcome(self.link.perform_run(run_of_gets([b"a", b"b"], RawItem, None), 2))
         line = self.dials.accept()
         first, _, fence = line.requests()
         line.say(hit(first, b"A"), answer(fence))
-        self.assertEqual(got, [[RawItem(b"A", 0, 7), None]])
+        self.assertEqual(got, [RunOutcomes([RawItem(b"A", 0, 7), None], {})])
 
     def test_deadline(self) -> None:
         """The deadline of a call holds while it waits for a connection."""
@@ -458,7 +458,7 @@ class ClosingTests(LinkTests):
         dials = len(self.dials.all)
         self.assertIsInstance(self.get()[0], ConnectionClosed)
         self.assertIsInstance(
-            outcome(self.link.perform_all([operations.get("k", quiet=True)], 1))[0],
+            outcome(self.link.perform_run(run_of_gets([b"k"], RawItem, None), 1))[0],
             ConnectionClosed,
         )
         self.world.pass_by(10)

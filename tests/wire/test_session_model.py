@@ -26,7 +26,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from txtlsmc.errors import PendingLimit, RemoteProtocolError
 from txtlsmc.wire.frames import HEADER, HEADER_SIZE, Request, Response
 from txtlsmc.wire.opcodes import Opcode, Status
-from txtlsmc.wire.session import Place, Session
+from txtlsmc.wire.places import Place
+from txtlsmc.wire.session import Session
 
 MAX_PENDING = 25
 MAX_BODY = 200

@@ -8,8 +8,9 @@ within its one deadline.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from operator import itemgetter
+from typing import Any, Generic, TypeVar
 
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
@@ -26,38 +27,36 @@ from txtlsmc.errors import (
     PartialResult,
 )
 from txtlsmc.wire.operations import Operation, copy_request
+from txtlsmc.wire.runs import Run, RunOutcomes
 
 T = TypeVar("T")
-#: For each operation of many: the key as the ring hashes it, and what to ask.
-Asked = Sequence[tuple[bytes, Operation[T]]]
 
 
-class Outcomes:
+class Outcomes(Generic[T]):
     """
-    What became of many operations.
+    What became of many requests.
 
     Attributes:
-        results: of each its result, or its error.
-        servers: the name of the server that was asked.
+        results: of each its result; that of a failed one has no meaning.
+        errors: the name of the server that was asked, and its error, by the number of the request.
     """
 
-    __slots__ = ("results", "servers")
+    __slots__ = ("errors", "results")
 
-    def __init__(self, size: int) -> None:
-        self.results: list[Any] = [None] * size
-        self.servers = [""] * size
+    def __init__(self, results: list[T]) -> None:
+        self.results = results
+        self.errors: dict[int, tuple[str, MemcacheError]] = {}
 
     def check(self, found: object, *, partial: bool = False) -> None:
         """Raise `PartialResult` with *found*, unless all is there, or a *partial* one will do."""
+        if not self.errors:
+            return
         errors: dict[str, MemcacheError] = {}
-        failed = 0
         unreadable = False  # it is there, and must not look like a miss
-        for server, result in zip(self.servers, self.results, strict=True):
-            if isinstance(result, MemcacheError):
-                failed += 1
-                errors.setdefault(server, result)
-                unreadable = unreadable or isinstance(result, CodecError)
-        if failed and not (partial and not unreadable and failed < len(self.results)):
+        for _, (server, error) in sorted(self.errors.items(), key=itemgetter(0)):
+            errors.setdefault(server, error)
+            unreadable = unreadable or isinstance(error, CodecError)
+        if not (partial and not unreadable and len(self.errors) < len(self.results)):
             raise PartialResult(found, errors)
 
 
@@ -141,47 +140,70 @@ class Dispatcher:
     def _is_miss(self, error: object) -> bool:
         return self._routing.on_failure == "miss" and isinstance(error, NodeDown)
 
-    def ask_all(
-        self, asked: Asked[Any], timeout: float | None, *, read: bool = False
-    ) -> Deferred[Outcomes]:
-        """Send many operations, all servers at once; it never fails by itself."""
+    def ask_run(
+        self, run: Run[T], hashed: Sequence[bytes], timeout: float | None, *, read: bool = False
+    ) -> Deferred[Outcomes[T]]:
+        """
+        Send many requests, all servers at once; it never fails by itself.
+
+        Args:
+            run: with the keys as they travel.
+            hashed: each key, as the ring hashes it.
+            timeout, read: as for `ask`; what is silent is a miss.
+        """
         seconds = self._seconds(timeout)
         deadline = self.factory.now() + seconds
-        outcomes = Outcomes(len(asked))
+        outcomes = Outcomes([run.silent] * len(run))
+        errors = outcomes.errors
 
-        def spread(numbers: Iterable[int], seconds: float, *, again: bool) -> Deferred[None]:
-            by_link: dict[Link, list[int]] = {}
-            for number in numbers:
-                hashed = asked[number][0]
-                node = self.factory.node_for(hashed)
-                outcomes.servers[number] = node.server.name
-                by_link.setdefault(node.link_for(hashed), []).append(number)
-            return _all([one(*its, seconds, again=again) for its in by_link.items()])
+        def spread(numbers: Sequence[int], seconds: float, *, again: bool) -> Deferred[None]:
+            shares = self.factory.share_out(hashed, numbers) if numbers else []
+            return _all([one(*share, seconds, again=again) for share in shares])
 
-        def one(link: Link, numbers: list[int], seconds: float, *, again: bool) -> Deferred[None]:
-            def answered(answers: list[Any]) -> None:
-                for number, answer in zip(numbers, answers, strict=True):
-                    outcomes.results[number] = answer
+        def one(
+            node: Node, link: Link, numbers: Sequence[int], seconds: float, *, again: bool
+        ) -> Deferred[None]:
+            server, whole = node.server.name, len(numbers) == len(run)
+            if whole:
+                numbers = range(len(run))  # in the order of the run
 
-            def failed(reason: Failure) -> None:
+            def answered(told: RunOutcomes[T]) -> None:
+                if whole:
+                    outcomes.results = told.results
+                else:
+                    for number, result in zip(numbers, told.results, strict=True):
+                        outcomes.results[number] = result
+                for place, error in told.errors.items():
+                    errors[numbers[place]] = (server, error)
+
+            def failed(reason: Any) -> None:
                 reason.trap(MemcacheError)
-                for number in numbers:
-                    outcomes.results[number] = reason.value
+                errors.update(dict.fromkeys(numbers, (server, reason.value)))
 
             def once_more(_: None) -> Deferred[None] | None:
-                results, left = outcomes.results, deadline - self.factory.now()
-                lost = [each for each in numbers if self._may_repeat(results[each], read=read)]
-                return spread(lost, left, again=False) if again and lost and left > 0 else None
+                left = deadline - self.factory.now()
+                if not (again and errors and left > 0):
+                    return None
+                lost = [
+                    number
+                    for number in numbers
+                    if number in errors and self._may_repeat(errors[number][1], read=read)
+                ]
+                for number in lost:
+                    del errors[number]
+                return spread(lost, left, again=False) if lost else None
 
-            done = link.perform_all([asked[number][1] for number in numbers], seconds)
+            done = link.perform_run(run if whole else run.part(numbers), seconds)
             return done.addCallbacks(answered, failed).addCallback(once_more)
 
-        def missed(_: None) -> Outcomes:
-            if read and self._routing.on_failure == "miss":
-                outcomes.results = [None if self._is_miss(r) else r for r in outcomes.results]
+        def missed(_: None) -> Outcomes[T]:
+            if read and errors and self._routing.on_failure == "miss":
+                for number in [each for each in errors if self._is_miss(errors[each][1])]:
+                    outcomes.results[number] = run.silent
+                    del errors[number]
             return outcomes
 
-        return spread(range(len(asked)), seconds, again=True).addCallback(missed)
+        return spread(range(len(run)), seconds, again=True).addCallback(missed)
 
     def ask_each(self, operation: Operation[T], timeout: float | None) -> Deferred[dict[str, T]]:
         """

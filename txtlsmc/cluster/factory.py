@@ -180,6 +180,35 @@ class MemcacheClientFactory(ClientFactory):
                     return self.nodes[place]
         return node
 
+    def share_out(
+        self, keys: Sequence[bytes], numbers: Sequence[int]
+    ) -> list[tuple[Node, Link, Sequence[int]]]:
+        """
+        Return which links to use now for those of *keys* that have *numbers*.
+
+        Returns:
+            Each link once, with its node and its part of *numbers*.
+        """
+        self.enter()
+        nodes, rehash = self.nodes, self.routing.on_failure == "rehash"
+        if len(nodes) == 1 and not rehash and len(nodes[0].links) == 1:
+            return [(nodes[0], nodes[0].links[0], numbers)]
+        locate = self.ring.locate
+        by_place: dict[int, list[int]] = {}
+        for number in numbers:
+            by_place.setdefault(locate(keys[number]), []).append(number)
+        shares: dict[Link, tuple[Node, list[int]]] = {}
+        for place, its in by_place.items():
+            node = nodes[place]
+            if len(node.links) == 1 and not (rehash and node.state is NodeState.DOWN):
+                shares.setdefault(node.links[0], (node, []))[1].extend(its)
+                continue
+            for number in its:
+                other = self.node_for(keys[number])
+                link = other.link_for(keys[number])
+                shares.setdefault(link, (other, []))[1].append(number)
+        return [(node, link, its) for link, (node, its) in shares.items()]
+
     def enter(self) -> None:
         """
         Start, if that is to be done, at the beginning of a call.

@@ -28,6 +28,7 @@ from txtlsmc.net.protocol import MemcacheProtocol
 from txtlsmc.routing import Backoff
 from txtlsmc.settings import Limits
 from txtlsmc.wire.operations import Operation
+from txtlsmc.wire.runs import Run, RunOutcomes
 
 T = TypeVar("T")
 
@@ -93,13 +94,11 @@ class Link(Redial[MemcacheProtocol]):
             return self.live.perform(operation, timeout)
         return self._when_live(timeout, lambda live, left: live.perform(operation, left))
 
-    def perform_all(
-        self, operations: Sequence[Operation[T]], timeout: float
-    ) -> Deferred[list[T | MemcacheError]]:
-        """Send many *operations*, likewise; it fails only if there was no connection for them."""
+    def perform_run(self, run: Run[T], timeout: float) -> Deferred[RunOutcomes[T]]:
+        """Send many requests, likewise; it fails only if there was no connection for them."""
         if self.live is not None:
-            return self.live.perform_all(operations, timeout)
-        return self._when_live(timeout, lambda live, left: live.perform_all(operations, left))
+            return self.live.perform_run(run, timeout)
+        return self._when_live(timeout, lambda live, left: live.perform_run(run, left))
 
     def _when_live(
         self, timeout: float, use: Callable[[MemcacheProtocol, float], Deferred[T]]

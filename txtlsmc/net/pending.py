@@ -2,8 +2,9 @@
 What the session keeps for each request of a connection, until it ends, once.
 
 A `Call` has a Deferred of its own; the parts of a `Batch` share one, which fires with the outcome
-of each.  One that is cancelled by the callback of another that the same read ended is over by then:
-its answer has come, and nobody wants it.
+of each, and so does a `RunCall`, which is one thing to the session too.  One that is cancelled by
+the callback of another that the same read ended is over by then: its answer has come, and nobody
+wants it.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ from twisted.internet.defer import Deferred
 
 from txtlsmc.errors import MemcacheError
 from txtlsmc.wire.frames import Response
-from txtlsmc.wire.session import Place, Session
+from txtlsmc.wire.places import Place, RunPlace
+from txtlsmc.wire.runs import Run, RunOutcomes
+from txtlsmc.wire.session import Session
 
 T = TypeVar("T")
 
@@ -26,7 +29,10 @@ class Pending(Interface):
 
     deadline: float
     timeout: float
-    place: Place[Pending]
+
+    @property
+    def place(self) -> Place[Pending]:
+        """Where it is among the others."""
 
     def ended(self, responses: list[Response]) -> None:
         """Its answers have come."""
@@ -136,3 +142,57 @@ class Part(Generic[T]):
         if not self.over:
             self.over = True
             self.batch.settle(self.number, error)
+
+
+class RunCall(Generic[T]):
+    """A run of requests, with one Deferred that fires with its outcomes."""
+
+    __slots__ = ("deadline", "done", "place", "run", "session", "timeout")
+
+    place: RunPlace[Pending]
+
+    def __init__(
+        self, session: Session[Pending], run: Run[T], timeout: float, deadline: float
+    ) -> None:
+        self.session, self.run = session, run
+        self.timeout, self.deadline = timeout, deadline
+        self.done: Deferred[RunOutcomes[T]] = Deferred(self._cancelled)
+
+    def _cancelled(self, done: Deferred[RunOutcomes[T]]) -> None:
+        self.session.abandon(self.place)
+
+    def ended(self, responses: list[Response]) -> None:
+        """Fire the Deferred with what the answers mean, and silence."""
+        if not self.done.called:
+            self.done.callback(self._outcomes(responses))
+
+    def failed(self, error: MemcacheError) -> None:
+        """Fire the Deferred: what was answered before keeps its outcome."""
+        if self.done.called:
+            return
+        place = self.place
+        outcomes = self._outcomes(place.others)
+        answered = {number for number, *_ in place.hits}
+        answered.update(map(place.number, place.others))
+        for number in range(place.count):
+            if number not in answered:
+                outcomes.errors[number] = error
+        self.done.callback(outcomes)
+
+    def _outcomes(self, others: list[Response]) -> RunOutcomes[T]:
+        run, place = self.run, self.place
+        results = [run.silent] * place.count
+        errors: dict[int, MemcacheError] = {}
+        hit = run.hit
+        for number, value, flags, cas in place.hits:
+            try:
+                results[number] = hit(value, flags, cas)
+            except MemcacheError as error:
+                errors[number] = error
+        for response in others:
+            number = place.number(response)
+            try:
+                results[number] = run.read(response)
+            except MemcacheError as error:
+                errors[number] = error
+        return RunOutcomes(results, errors)

@@ -34,9 +34,10 @@ from txtlsmc.errors import (
     shown,
 )
 from txtlsmc.net.kept import KeptProtocol
-from txtlsmc.net.pending import Batch, Call, Part, Pending
+from txtlsmc.net.pending import Batch, Call, Part, Pending, RunCall
 from txtlsmc.settings import Limits
 from txtlsmc.wire.operations import Operation
+from txtlsmc.wire.runs import Run, RunOutcomes
 from txtlsmc.wire.session import Session
 
 T = TypeVar("T")
@@ -170,6 +171,36 @@ class PipelinedProtocol(KeptProtocol):
                 batch.parts.append(part)
         self._queued(idle, now, timeout)
         return batch.done
+
+    def perform_run(self, run: Run[T], timeout: float | None = None) -> Deferred[RunOutcomes[T]]:
+        """
+        Send many requests of one quiet opcode in one go; `perform_all` for less.
+
+        Args:
+            run: see `txtlsmc.wire.runs`.
+            timeout: as for `perform_all`.
+
+        Returns:
+            A Deferred that fires with the outcomes.  Like that of `perform_all` it never fails.
+        """
+        if self._over is not None:
+            lost = ConnectionClosed(self._over, sent=False)
+            return succeed(
+                RunOutcomes([run.silent] * len(run), dict.fromkeys(range(len(run)), lost))
+            )
+        if not len(run):
+            return succeed(RunOutcomes([], {}))
+        session = self._session
+        idle = not len(session)
+        seconds = self._seconds(timeout)
+        now = self._monotonic()
+        call = RunCall(session, run, seconds, now + seconds)
+        try:
+            call.place = session.send_run(run, call)
+        except PendingLimit:  # for some of it only, perhaps
+            return self.perform_all(run.operations(), timeout).addCallback(run.outcomes)
+        self._queued(idle, now, seconds)
+        return call.done
 
     def _seconds(self, timeout: float | None) -> float:
         if timeout is None:

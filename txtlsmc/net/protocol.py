@@ -8,15 +8,16 @@ matter of codecs, further up.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
 from twisted.internet.defer import Deferred
 
-from txtlsmc.errors import InvalidArgument, MemcacheError
+from txtlsmc.errors import InvalidArgument
 from txtlsmc.net.pipeline import PipelinedProtocol
 from txtlsmc.wire import operations
-from txtlsmc.wire.operations import KeyedItem, Operation, RawItem, absolute_exptime
+from txtlsmc.wire.operations import KeyedItem, RawItem, absolute_exptime, encode_keys
+from txtlsmc.wire.runs import Run, RunOutcomes, run_of_deletes, run_of_gets, run_of_sets
 
 T = TypeVar("T")
 K = TypeVar("K", str, bytes)
@@ -72,13 +73,13 @@ class MemcacheProtocol(PipelinedProtocol):
             InvalidKey: for any of them; nothing was sent.
         """
         given = list(dict.fromkeys(_several(keys)))
-        done = self.perform_all([operations.get(key, quiet=True) for key in given], timeout)
+        gets: Run[RawItem | None] = run_of_gets(encode_keys(given), RawItem, None)
 
-        def found(outcomes: list[RawItem | MemcacheError | None]) -> dict[K, RawItem]:
+        def found(outcomes: RunOutcomes[RawItem | None]) -> dict[K, RawItem]:
             items = _results(outcomes)
             return {k: item for k, item in zip(given, items, strict=True) if item is not None}
 
-        return done.addCallback(found)
+        return self.perform_run(gets, timeout).addCallback(found)
 
     def gat(
         self, key: str | bytes, exptime: float, *, timeout: float | None = None
@@ -174,15 +175,11 @@ class MemcacheProtocol(PipelinedProtocol):
         Raises:
             InvalidKey, InvalidArgument: for any of them; nothing was sent.
         """
-        wire_exptime = self._exptime(exptime)
-        return self._undone(
-            list(items),
-            [
-                operations.set(key, value, flags=flags, exptime=wire_exptime, quiet=True)
-                for key, value in items.items()
-            ],
-            timeout,
-        )
+        keys = list(items)
+        marks = [flags] * len(keys)
+        values = list(items.values())
+        sets = run_of_sets(encode_keys(keys), values, marks, self._exptime(exptime))
+        return self._undone(keys, sets, timeout)
 
     def add(
         self,
@@ -266,8 +263,7 @@ class MemcacheProtocol(PipelinedProtocol):
             InvalidKey: for any of them; nothing was sent.
         """
         given = list(dict.fromkeys(_several(keys)))
-        deleted = [operations.delete(key, quiet=True) for key in given]
-        return self._undone(given, deleted, timeout)
+        return self._undone(given, run_of_deletes(encode_keys(given)), timeout)
 
     def incr(
         self,
@@ -383,13 +379,11 @@ class MemcacheProtocol(PipelinedProtocol):
     def _exptime(self, exptime: float) -> int:
         return 0 if exptime == 0 else absolute_exptime(exptime, self._wall_clock())
 
-    def _undone(
-        self, keys: list[K], writes: Sequence[Operation[bool]], timeout: float | None
-    ) -> Deferred[list[K]]:
-        def undone(outcomes: list[bool | MemcacheError]) -> list[K]:
+    def _undone(self, keys: list[K], writes: Run[bool], timeout: float | None) -> Deferred[list[K]]:
+        def undone(outcomes: RunOutcomes[bool]) -> list[K]:
             return [k for k, done in zip(keys, _results(outcomes), strict=True) if not done]
 
-        return self.perform_all(writes, timeout).addCallback(undone)
+        return self.perform_run(writes, timeout).addCallback(undone)
 
 
 def _several(keys: Iterable[K]) -> Iterable[K]:
@@ -398,11 +392,8 @@ def _several(keys: Iterable[K]) -> Iterable[K]:
     return keys
 
 
-def _results(outcomes: list[T | MemcacheError]) -> list[T]:
+def _results(outcomes: RunOutcomes[T]) -> list[T]:
     """Return the results, or raise the first error."""
-    results = []
-    for outcome in outcomes:
-        if isinstance(outcome, MemcacheError):
-            raise outcome
-        results.append(outcome)
-    return results
+    if outcomes.errors:
+        raise outcomes.errors[min(outcomes.errors)]
+    return outcomes.results

@@ -192,34 +192,55 @@ class _FrameReader(Generic[F]):
         Raises:
             RemoteProtocolError: it had broken the protocol before.
         """
+        stream = self.gather(data)
+        frames: list[F] = []
+        start, size = 0, len(stream)
+        while start < size:
+            start = self.read(stream, start, frames)
+        return frames
+
+    def gather(self, data: bytes) -> bytes:
+        """
+        Return what was kept and *data*, for `read`; nothing while the first frame is not whole.
+
+        Raises:
+            RemoteProtocolError: the stream had broken the protocol before.
+        """
         if self.error is not None:
             raise self.error
         if self._kept:
             self._kept += data
             if len(self._kept) < self._needed:
-                return []
+                return b""
             data = bytes(self._kept)
             self._kept.clear()
-        frames: list[F] = []
-        start, size, magic = 0, len(data), self._magic
-        while start < size:
-            if data[start] != magic:
-                self.error = RemoteProtocolError(
-                    "magic",
-                    f"{self._kind} starts with 0x{data[start]:02x} instead of 0x{magic:02x}",
-                )
-                return frames
-            end = start + HEADER_SIZE
-            if end <= size:
-                end = self._take(data, start, size, frames)
-                if self.error is not None:
-                    return frames
-            if end > size:
-                self._kept += data[start:]
-                self._needed = end - start
-                return frames
-            start = end
-        return frames
+        return data
+
+    def read(self, stream: bytes, start: int, frames: list[F]) -> int:
+        """
+        Append the frame that starts at *start* to *frames*.
+
+        Returns:
+            Where the next one starts.  That is the end of *stream* too when this one is not whole:
+            then what there is of it is kept; and when `error` was set.
+        """
+        size = len(stream)
+        if stream[start] != self._magic:
+            self.error = RemoteProtocolError(
+                "magic",
+                f"{self._kind} starts with 0x{stream[start]:02x} instead of 0x{self._magic:02x}",
+            )
+            return size
+        end = start + HEADER_SIZE
+        if end <= size:
+            end = self._take(stream, start, size, frames)
+            if self.error is not None:
+                return size
+        if end > size:
+            self._kept += stream[start:]
+            self._needed = end - start
+            return size
+        return end
 
     def _take(self, data: bytes, start: int, size: int, frames: list[F]) -> int:
         """

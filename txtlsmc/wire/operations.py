@@ -12,7 +12,7 @@ What counts as a result and not as a failure: a miss on a read, and a condition 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import ceil
 from struct import Struct
 from typing import Final, Generic, NamedTuple, TypeVar
@@ -41,6 +41,7 @@ _OK: Final = int(Status.OK)
 _NOT_FOUND: Final = int(Status.KEY_NOT_FOUND)
 _MAX_64: Final = 0xFFFFFFFFFFFFFFFF
 
+_NOT_IN_KEYS: Final = bytes([*range(0x21), 0x7F])
 _LEGAL_KEY = re.compile(rb"[^\x00-\x20\x7f]{1,%d}" % MAX_KEY)
 
 
@@ -119,6 +120,26 @@ def encode_key(key: str | bytes) -> bytes:
     )
 
 
+def encode_keys(keys: Sequence[str | bytes]) -> list[bytes]:
+    """
+    Return *keys* as they travel; as `encode_key` for each, and several times faster for many.
+
+    Raises:
+        InvalidKey: one of them is not so.
+    """
+    try:
+        encoded = [key.encode() if type(key) is str else key for key in keys]
+        together = b"".join(encoded)  # type: ignore[arg-type]  # or it raises, for what is no bytes
+        sizes = {*map(len, encoded)}
+        plain = not sizes or (min(sizes) > 0 and max(sizes) <= MAX_KEY)
+        plain = plain and len(together.translate(None, _NOT_IN_KEYS)) == len(together)
+        if plain and {*map(type, encoded)} <= {bytes}:
+            return encoded  # type: ignore[return-value]  # which was just looked at
+    except (TypeError, ValueError):
+        pass  # and `encode_key` says why
+    return [encode_key(key) for key in keys]
+
+
 def absolute_exptime(exptime: float, now: float) -> int:
     """
     Return *exptime* as the server wants it.
@@ -156,7 +177,23 @@ def _within(number: int, most: int, what: str, least: int = 0) -> int:
     return number
 
 
-def _bytes(value: bytes) -> bytes:
+def store_extras(flags: int, exptime: int) -> bytes:
+    """
+    Return the extras of a request that stores.
+
+    Raises:
+        InvalidArgument: one of them is no number of 32 bits.
+    """
+    return _STORE.pack(_within(flags, _MAX_32, "flags"), _within(exptime, _MAX_32, "exptime"))
+
+
+def encode_value(value: bytes) -> bytes:
+    """
+    Return *value* as it travels.
+
+    Raises:
+        InvalidArgument: it is not bytes.
+    """
     if not isinstance(value, (bytes, bytearray, memoryview)):
         raise InvalidArgument(f"a value is bytes here, not {type(value).__name__}")
     return bytes(value)
@@ -291,11 +328,8 @@ def _store(
     read: Callable[[list[Response]], bool],
     cas: int = 0,
 ) -> Operation[bool]:
-    extras = _STORE.pack(
-        _within(flags, _MAX_32, "flags"),
-        _within(exptime, _MAX_32, "exptime"),
-    )
-    return Operation(Request(opcode, encode_key(key), extras, _bytes(value), cas), read)
+    extras = store_extras(flags, exptime)
+    return Operation(Request(opcode, encode_key(key), extras, encode_value(value), cas), read)
 
 
 def set(
@@ -347,7 +381,7 @@ def append(key: str | bytes, value: bytes, *, cas: int = 0, quiet: bool = False)
     """
     version = _within(cas, _MAX_64, "cas")
     opcode = _opcode(Opcode.APPEND, quiet)
-    request = Request(opcode, encode_key(key), value=_bytes(value), cas=version)
+    request = Request(opcode, encode_key(key), value=encode_value(value), cas=version)
     return Operation(request, _read_concatenated_version if version else _read_concatenated)
 
 

@@ -1,18 +1,19 @@
 """
 The session: which answer belongs to which request.
 
-Only this module numbers requests.  Each request takes a *place*; places wait in the order of the
-requests, and their opaques are consecutive, so an answer's opaque says which place it is for
-without a search.  The server answers in the order of the requests, so an answer passes over the
-places before its own: they must be quiet ones, which were silent.  They end with the next answer to
-a loud request, the fence, and not before: a server that mixes up the order of a quiet run would
-otherwise have us tell a miss whose hit is still to come.  A run that ends quiet gets a fence of our
-own behind it, a NOOP.
+Only this module numbers requests.  Each request takes a *place*, or a whole run of quiet ones takes
+one together; places wait in the order of the requests, and their opaques are consecutive, so an
+answer's opaque says which place it is for.  The server answers in the order of the requests, so an
+answer passes over the places before its own: they must be quiet ones, which were silent.  They end
+with the next answer to a loud request, the fence, and not before: a server that mixes up the order
+of a quiet run would otherwise have us tell a miss whose hit is still to come.  What ends quiet gets
+a fence of our own behind it, a NOOP.
 
 A place is taken with an opaque *token* of the caller's (a Deferred in the client, a local
 connection's place in the gateway), and every token ends exactly once:
 
-- with its answers: `receive` hands back ``(token, responses)``;
+- with its answers: `receive` hands back ``(token, responses)``; those to a run that are items stand
+  in its place, as hits;
 - abandoned, by `abandon`: what then comes for it is read and dropped;
 - or lost, with everything else: `lose`.
 
@@ -25,52 +26,26 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from itertools import chain, islice
-from typing import Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 from txtlsmc.errors import PendingLimit, RemoteProtocolError
 from txtlsmc.wire.frames import HEADER_SIZE, Request, Response, ResponseReader
-from txtlsmc.wire.opcodes import OPCODES, Key, Opcode, Quiet, Status, opcode_name
+from txtlsmc.wire.opcodes import OPCODES, Opcode, Quiet, Status, opcode_name
+from txtlsmc.wire.places import Place, RunPlace, Statistics, mismatch, unsolicited
+from txtlsmc.wire.runs import OPAQUES, Run
 
 T = TypeVar("T")
 
-_OPAQUES: Final = 0xFFFFFFFF
 #: The most answers to one STAT; memcached's longest (``cachedump``) has some ten thousands.
 MAX_STATISTICS: Final = 65_536
 #: The most that a TLS record holds, and what memcached reads at once.
 FLIGHT: Final = 16_384
-_CAN_CONTINUE: Final = (Opcode.SASL_AUTH, Opcode.SASL_STEP)
 # To look up a member of an enumeration takes as long as to compare ten numbers.
 _OK: Final = int(Status.OK)
 _STAT: Final = int(Opcode.STAT)
 _NOOP: Final = int(Opcode.NOOP)
-_ECHOED: Final = Key.ECHOED
-_NONE: Final = Key.NONE
+_QUITQ: Final = int(Opcode.QUITQ)
 _QUIET: Final = frozenset(opcode for opcode, row in OPCODES.items() if row.quiet is not Quiet.NEVER)
-
-
-class Place(Generic[T]):
-    """The place of one request among the pending ones."""
-
-    __slots__ = ("key", "opaque", "opcode", "quiet", "size", "statistics", "token")
-
-    def __init__(self, token: T | None, request: Request, quiet: bool, size: int) -> None:
-        self.token = token  # None: abandoned, or a fence of ours
-        self.opaque = request.opaque
-        self.opcode = request.opcode
-        self.key = request.key
-        self.quiet = quiet
-        self.size = size
-        self.statistics: _Statistics | None = None
-
-
-class _Statistics:
-    """The answers to one STAT so far."""
-
-    __slots__ = ("count", "kept", "size")
-
-    def __init__(self) -> None:
-        self.kept: list[Response] = []
-        self.count = self.size = 0
 
 
 class Session(Generic[T]):
@@ -104,13 +79,14 @@ class Session(Generic[T]):
         self._max_pending_bytes = max_pending_bytes
         self._places: deque[Place[T]] = deque()
         self._silent: list[Place[T]] = []  # passed over by an answer, and no fence behind them yet
-        self._pending_bytes = 0
+        self._pending = self._pending_bytes = 0
         self._next_opaque = first_opaque
         self._unsent: list[bytes] = []
+        self._unsent_bytes = 0
 
     def __len__(self) -> int:
-        """Return how many places are taken, abandoned ones included."""
-        return len(self._silent) + len(self._places)
+        """Return how many requests are pending, abandoned ones included; a run's until it ends."""
+        return self._pending
 
     @property
     def unsent(self) -> bool:
@@ -124,7 +100,7 @@ class Session(Generic[T]):
 
     def is_sent(self, place: Place[T]) -> bool:
         """Return whether the request of *place*, which has not ended, was handed out as bytes."""
-        return (self._next_opaque - place.opaque) & _OPAQUES > len(self._unsent)
+        return (self._next_opaque - place.opaque) & OPAQUES > len(self._unsent)
 
     def tokens(self) -> Iterator[T]:
         """Iterate over the tokens that have not ended, oldest first."""
@@ -147,20 +123,51 @@ class Session(Generic[T]):
             PendingLimit: too much is pending; nothing was changed.
         """
         size = HEADER_SIZE + len(request.extras) + len(request.key) + len(request.value)
-        pending = len(self._silent) + len(self._places)
-        if pending >= self._max_pending:
+        if self._pending >= self._max_pending:
             raise PendingLimit("max_pending", self._max_pending)
-        if pending and self._pending_bytes + size > self._max_pending_bytes:
+        if self._pending and self._pending_bytes + size > self._max_pending_bytes:
             raise PendingLimit("max_pending_bytes", self._max_pending_bytes)
-        return self._take(request, token, request.opcode in _QUIET, size)
+        return self._take(request, token, size)
 
-    def _take(self, request: Request, token: T | None, quiet: bool, size: int) -> Place[T]:
-        request.opaque = self._next_opaque
-        self._next_opaque = (self._next_opaque + 1) & _OPAQUES
-        place = Place(token, request, quiet, size)
+    def _take(self, request: Request, token: T | None, size: int) -> Place[T]:
+        opcode = request.opcode
+        request.opaque = opaque = self._next_opaque
+        self._next_opaque = (opaque + 1) & OPAQUES
+        place = Place(token, opcode, request.key, opaque, opcode in _QUIET, size)
         self._places.append(place)
+        self._pending += 1
         self._pending_bytes += size
         self._unsent.append(request.encode())
+        self._unsent_bytes += size
+        return place
+
+    def send_run(self, run: Run[Any], token: T) -> RunPlace[T]:
+        """
+        Take one place for all requests of *run*; the rest is as for `send`.
+
+        Args:
+            run: not empty.
+            token: comes back with the answers: the other ones, in the order of the requests.
+
+        Returns:
+            The place, which has the hits.
+
+        Raises:
+            PendingLimit: not all of it may be pending; nothing was changed.
+        """
+        count, size = len(run), run.size
+        if self._pending + count > self._max_pending:
+            raise PendingLimit("max_pending", self._max_pending)
+        if self._pending_bytes + size > self._max_pending_bytes:
+            raise PendingLimit("max_pending_bytes", self._max_pending_bytes)
+        opaque = self._next_opaque
+        self._next_opaque = (opaque + count) & OPAQUES
+        place = RunPlace(token, run, opaque, size)
+        self._places.append(place)
+        self._pending += count
+        self._pending_bytes += size
+        self._unsent += run.frames(opaque)
+        self._unsent_bytes += size
         return place
 
     def data_to_send(self) -> bytes:
@@ -182,19 +189,22 @@ class Session(Generic[T]):
         if not self._unsent:
             return []
         last = self._places[-1]
-        if last.quiet and last.opcode != Opcode.QUITQ:  # behind that one nothing is answered
-            self._take(Request(Opcode.NOOP), None, False, HEADER_SIZE)
+        if last.quiet and last.opcode != _QUITQ:  # behind that one nothing is answered
+            self._take(Request(_NOOP), None, HEADER_SIZE)
+        frames, self._unsent = self._unsent, []
+        total, self._unsent_bytes = self._unsent_bytes, 0
+        if total <= FLIGHT:
+            return [b"".join(frames)]
         flights: list[bytes] = []
         flight: list[bytes] = []
         size = 0
-        for frame in self._unsent:
+        for frame in frames:
             size += len(frame)
             if size > FLIGHT and flight:
                 flights.append(b"".join(flight))
                 flight, size = [], len(frame)
             flight.append(frame)
         flights.append(b"".join(flight))
-        self._unsent.clear()
         return flights
 
     def receive(self, data: bytes) -> list[tuple[T, list[Response]]]:
@@ -212,46 +222,78 @@ class Session(Generic[T]):
         if self.error is not None:
             raise self.error
         ended: list[tuple[T, list[Response]]] = []
-        places = self._places
-        for response in self._reader.feed(data):
-            sent = len(places) - len(self._unsent)
-            if not sent:
-                self.error = _unsolicited(response)
-                return ended
-            place = places[0]
-            if response.opaque != place.opaque:
-                skipped = (response.opaque - place.opaque) & _OPAQUES
-                if skipped >= sent:
-                    self.error = _unsolicited(response)
-                    return ended
-                place = places[skipped]
-            else:
-                skipped = 0
-            if skipped or self._silent:
-                self.error = self._out_of_turn(skipped, place, response)
+        places, reader = self._places, self._reader
+        stream = reader.gather(data)
+        start, size = 0, len(stream)
+        unsent = (self._next_opaque - len(self._unsent)) & OPAQUES
+        responses: list[Response] = []
+        while start < size:
+            first = places[0] if places else None
+            if isinstance(first, RunPlace) and first.opaque != unsent:
+                start = first.take_hits(stream, start, self._max_body)
+                if not first.left:
+                    self._end(places.popleft(), first.others, ended)
+                    continue
+                if start == size:
+                    break
+            start = reader.read(stream, start, responses)
+            if responses:
+                self._answer(responses.pop(), unsent, ended)
                 if self.error is not None:
                     return ended
-            self.error = _mismatch(place, response)
-            if self.error is not None:
-                return ended
-            for _ in range(skipped):
-                self._silent.append(places.popleft())
-            if place.opcode == _STAT and response.status == _OK:
-                responses = self._statistics(place, response)
-                if responses is None:
-                    if self.error is not None:
-                        return ended
-                    continue
-            else:
-                responses = [response]
-            places.popleft()
-            if self._silent and not place.quiet:
-                for silent in self._silent:
-                    self._end(silent, [], ended)
-                self._silent.clear()
-            self._end(place, responses, ended)
-        self.error = self._reader.error
+        self.error = reader.error
         return ended
+
+    def _answer(
+        self, response: Response, unsent: int, ended: list[tuple[T, list[Response]]]
+    ) -> None:
+        """Take one answer to the requests before number *unsent*, or set `error`."""
+        places = self._places
+        if not places:
+            self.error = unsolicited(response)
+            return
+        place = places[0]
+        ahead = (response.opaque - place.opaque) & OPAQUES
+        if ahead >= (unsent - place.opaque) & OPAQUES:
+            self.error = unsolicited(response)
+            return
+        skipped = 0
+        while ahead >= place.count:
+            ahead -= place.count
+            skipped += 1
+            place = places[skipped]
+        key = place.key
+        if isinstance(place, RunPlace):
+            if place.is_over(ahead):
+                self.error = unsolicited(response)
+                return
+            key = place.keys[ahead]
+        if skipped or self._silent:
+            self.error = self._out_of_turn(skipped, place, response)
+            if self.error is not None:
+                return
+        self.error = mismatch(place.opcode, key, response)
+        if self.error is not None:
+            return
+        for _ in range(skipped):
+            self._silent.append(places.popleft())
+        if isinstance(place, RunPlace):
+            place.answer(ahead, response)
+            if not place.left:
+                self._end(places.popleft(), place.others, ended)
+            return
+        responses = [response]
+        if place.opcode == _STAT and response.status == _OK:
+            statistics = self._statistics(place, response)
+            if statistics is None:
+                return
+            responses = statistics
+        places.popleft()
+        if self._silent and not place.quiet:
+            for silent in self._silent:
+                self._end(silent, silent.others if isinstance(silent, RunPlace) else [], ended)
+            self._silent.clear()
+        self._end(place, responses, ended)
 
     def _out_of_turn(
         self, skipped: int, place: Place[T], response: Response
@@ -275,7 +317,7 @@ class Session(Generic[T]):
         """Keep one statistic; return all of them once *response* is the one that ends the run."""
         statistics = place.statistics
         if statistics is None:
-            statistics = place.statistics = _Statistics()
+            statistics = place.statistics = Statistics()
         if not response.key:
             return [*statistics.kept, response]
         statistics.count += 1
@@ -293,6 +335,7 @@ class Session(Generic[T]):
     def _end(
         self, place: Place[T], responses: list[Response], ended: list[tuple[T, list[Response]]]
     ) -> None:
+        self._pending -= place.count
         self._pending_bytes -= place.size
         if place.token is not None:
             ended.append((place.token, responses))
@@ -308,63 +351,13 @@ class Session(Generic[T]):
         Returns:
             Each token that had not ended, oldest first, and whether its request was sent.
         """
-        sent = len(self) - len(self._unsent)
         lost = [
-            (place.token, number < sent)
-            for number, place in enumerate(chain(self._silent, self._places))
+            (place.token, self.is_sent(place))
+            for place in chain(self._silent, self._places)
             if place.token is not None
         ]
         self._silent.clear()
         self._places.clear()
         self._unsent.clear()
-        self._pending_bytes = 0
+        self._pending = self._pending_bytes = self._unsent_bytes = 0
         return lost
-
-
-def _unsolicited(response: Response) -> RemoteProtocolError:
-    return RemoteProtocolError(
-        "opaque",
-        f"an answer ({opcode_name(response.opcode)}) to request {response.opaque},"
-        " which is not pending",
-    )
-
-
-def _mismatch(place: Place[T], response: Response) -> RemoteProtocolError | None:
-    """Return what is wrong with *response* as the answer for *place*."""
-    if response.opcode != place.opcode:
-        return RemoteProtocolError(
-            "opcode",
-            f"{opcode_name(response.opcode)} in the answer to {opcode_name(place.opcode)}",
-        )
-    status, extras, key = response.status, len(response.extras), response.key
-    if status:
-        if status == Status.AUTHENTICATION_CONTINUE and place.opcode not in _CAN_CONTINUE:
-            return RemoteProtocolError(
-                "status", f"0x21 is no answer to {opcode_name(place.opcode)}"
-            )
-        if extras:
-            return RemoteProtocolError("extras length", f"extras of {extras} bytes with an error")
-        if key and key != place.key:
-            return RemoteProtocolError("key", "an error carries another key than the request")
-        return None
-    shape = OPCODES[place.opcode].answer
-    if extras not in shape.extras:
-        return RemoteProtocolError(
-            "extras length", f"{opcode_name(place.opcode)} answered with extras of {extras} bytes"
-        )
-    if shape.key is _ECHOED:
-        if key != place.key:
-            return RemoteProtocolError("key", "the answer carries another key than the request")
-    elif key and shape.key is _NONE:
-        return RemoteProtocolError(
-            "key length", f"{opcode_name(place.opcode)} answered with a key of {len(key)} bytes"
-        )
-    if shape.value is not None and len(response.value) != shape.value:
-        return RemoteProtocolError(
-            "value",
-            f"{opcode_name(place.opcode)} answered with a value of {len(response.value)} bytes"
-            f" instead of {shape.value}",
-        )
-    if place.opcode == _STAT and not key and response.value:
-        return RemoteProtocolError("value", "the end of the statistics carries a value")
-    return None
