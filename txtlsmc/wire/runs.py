@@ -73,12 +73,13 @@ class Run(Generic[T]):
     def frames(self, first_opaque: int) -> list[bytes]:
         """Return the bytes of each request, numbered from *first_opaque*."""
         pack, kind, numbered = _HEADER.pack, REQUEST_MAGIC << 8 | self.opcode, first_opaque
-        if not self.values:
+        if not (self.extras or self.values):
             return [
                 pack(kind, len(key), 0, len(key), opaque & OPAQUES, 0) + key
                 for opaque, key in enumerate(self.keys, numbered)
             ]
-        bodies = zip(self.extras, self.keys, self.values, strict=True)
+        none = (b"",) * len(self.keys)
+        bodies = zip(self.extras or none, self.keys, self.values or none, strict=True)
         return [
             b"".join(
                 (
@@ -116,7 +117,7 @@ class Run(Generic[T]):
         def read(responses: list[Response]) -> T:
             return self.read(responses[0]) if responses else self.silent
 
-        none = [b""] * len(self.keys)
+        none = (b"",) * len(self.keys)
         bodies = zip(self.keys, self.extras or none, self.values or none, strict=True)
         return [Operation(Request(self.opcode, *body), read) for body in bodies]
 
