@@ -11,7 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from txtlsmc.errors import PendingLimit
 from txtlsmc.wire import operations as op
-from txtlsmc.wire.frames import HEADER_SIZE, Request, RequestReader, Response
+from txtlsmc.wire.frames import HEADER, HEADER_SIZE, Request, RequestReader, Response
 from txtlsmc.wire.opcodes import Opcode, Status
 from txtlsmc.wire.operations import RawItem
 from txtlsmc.wire.places import Place, RunPlace
@@ -150,6 +150,21 @@ class RunTests(SynchronousTestCase):
         self.assertEqual(self.session.receive(encoded(answer(fence, Status.BUSY))), [])
         assert self.session.error is not None
         self.assertEqual(self.session.error.field, "status")
+
+    def test_wrong_length(self) -> None:
+        """An item without room for its flags, or longer than may be, ends the connection."""
+        for body in (*range(4), MAX_BODY + 1):
+            self.session = self.new_session()
+            place, (first, *_) = self.gets(1)
+            wrong = HEADER.pack(0x81, Opcode.GETQ, 0, 4, 0, 0, body, first.opaque, 0)
+            self.assertEqual(self.session.receive(wrong + bytes(200)), [])
+            assert self.session.error is not None
+            self.assertEqual(self.session.error.field, "body length")
+            self.assertEqual((place.hits, place.others), ([], []))
+        self.session = self.new_session()
+        _, (first, *_) = self.gets(1)
+        longest = hit(first, bytes(MAX_BODY - 4))
+        self.assertEqual(self.session.receive(encoded(longest)), [("run", [])])
 
     def test_unsent(self) -> None:
         """Nothing can be answered before it was sent."""
@@ -364,7 +379,7 @@ class _Twins:
 
 
 class TwinTests(SynchronousTestCase):
-    @settings(max_examples=600, deadline=None, database=None, suppress_health_check=[*HealthCheck])
+    @settings(max_examples=400, deadline=None, database=None, suppress_health_check=[*HealthCheck])
     @given(data=st.data())
     def test_runs(self, data: st.DataObject) -> None:
         """Whatever the server does, a run ends as its requests one by one would."""
