@@ -836,6 +836,26 @@ class LostTests(SynchronousTestCase):
         line.lose()
         self.assertEqual(set(got[0].errors), {"a:1"})
 
+    def test_rehash_of_many(self) -> None:
+        """With "rehash", a server that stands in for another takes the keys of both as one run."""
+        client = self.make(2, on_failure="rehash")
+        client.factory.start()
+        line = self.dials["a:1"].accept()
+        for _ in range(2):
+            self.world.pass_by(0.2)
+            self.dials["b:1"].fail()
+        keys = [f"key{number}" for number in range(20)]
+        asked = {client.node_for(key).server.name for key in keys}
+        self.assertEqual(asked, {"a:1", "b:1"})
+        got: list[Any] = outcome(client.set_multi(dict.fromkeys(keys, 1)))
+        *requests, fence = line.requests()
+        self.assertEqual({request.key.decode() for request in requests}, {*keys})
+        line.say(answer(requests[3], status=0x85), answer(fence))
+        (error,) = got
+        self.assertEqual([*error.errors], ["a:1"])
+        refused = requests[3].key.decode()
+        self.assertEqual(error.found, {key: True for key in keys if key != refused})
+
     def test_multi_writes_are_sent_once(self) -> None:
         """set_multi and delete_multi do not send again what may have had its effect."""
         for call in (

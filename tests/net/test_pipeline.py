@@ -35,6 +35,7 @@ from txtlsmc.wire import operations
 from txtlsmc.wire.frames import Request, Response
 from txtlsmc.wire.opcodes import Opcode
 from txtlsmc.wire.operations import RawItem
+from txtlsmc.wire.runs import Run, RunOutcomes, run_of_gets
 
 T = TypeVar("T")
 E = TypeVar("E", bound=BaseException)
@@ -969,6 +970,8 @@ class _Interleaving(RuleBasedStateMachine):
             results = [result.value] * len(asked.keys)
         elif isinstance(result, list):
             results = result
+        elif isinstance(result, RunOutcomes):
+            results = [result.errors.get(n, told) for n, told in enumerate(result.results)]
         else:
             results = [result]
         for key, outcome in zip(asked.keys, results, strict=True):
@@ -995,6 +998,12 @@ class _Interleaving(RuleBasedStateMachine):
         keys = [f"{kind}{len(self.asked)}.{n}".encode() for n, kind in enumerate(kinds)]
         gets = [operations.get(key, quiet=True) for key in keys]
         self.watch(_Asked(keys), self.peer.protocol.perform_all(gets, timeout), react)
+
+    @rule(kinds=st.lists(keys, max_size=4), timeout=timeouts, react=reactions)
+    def ask_run(self, kinds: list[str], timeout: float | None, react: str) -> None:
+        keys = [f"{kind}{len(self.asked)}.{n}".encode() for n, kind in enumerate(kinds)]
+        run: Run[RawItem | None] = run_of_gets(keys, RawItem, None)
+        self.watch(_Asked(keys), self.peer.protocol.perform_run(run, timeout), react)
 
     @precondition(lambda self: self.dones)
     @rule(data=st.data())
