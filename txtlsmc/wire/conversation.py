@@ -18,6 +18,7 @@ from typing import Final, Generic, NamedTuple, TypeVar
 
 from txtlsmc.wire.frames import HEADER, HEADER_SIZE, REQUEST_MAGIC, Refusal, Request, refusal
 from txtlsmc.wire.opcodes import MAX_KEY, OPCODES, Key, Opcode, Quiet, Status
+from txtlsmc.wire.runs import OPAQUES
 from txtlsmc.wire.session import FLIGHT
 
 T = TypeVar("T")
@@ -28,7 +29,6 @@ FIRST_PACE: Final = 4
 SMALL: Final = 4096
 #: The answers to what is in flight are to be no more than about so many bytes.
 _IN_FLIGHT: Final = 2 * 2**20
-OPAQUES: Final = 0xFFFFFFFF
 #: Where in a header the opaque is.
 OPAQUE: Final = Struct(">I")
 OPAQUE_AT: Final = 12

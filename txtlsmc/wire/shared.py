@@ -18,9 +18,10 @@ from itertools import islice
 from typing import Final, Generic, TypeVar
 
 from txtlsmc.errors import RemoteProtocolError
-from txtlsmc.wire.conversation import OPAQUE, OPAQUE_AT, OPAQUES, SMALL, Conversation, Place
+from txtlsmc.wire.conversation import OPAQUE, OPAQUE_AT, SMALL, Conversation, Place
 from txtlsmc.wire.frames import HEADER, HEADER_SIZE, RESPONSE_MAGIC, Request
 from txtlsmc.wire.opcodes import OPCODES, Key, Opcode, Status, opcode_name
+from txtlsmc.wire.runs import OPAQUES
 from txtlsmc.wire.session import FLIGHT
 
 T = TypeVar("T")
