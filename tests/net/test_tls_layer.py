@@ -325,6 +325,7 @@ class SocketTests(TestCase):
         assert isinstance(address, IPv4Address)
         await TCP4ClientEndpoint(reactor, "127.0.0.1", address.port).connect(dialling)
         self.addCleanup(self.gone, client, server)
+        client.transport.setTcpNoDelay(True)
         await client.shaken
         await server.shaken
         return client, server
@@ -338,10 +339,10 @@ class SocketTests(TestCase):
     def on_the_way(self, side: Side) -> bytes:
         """What has come to *side* by now, encrypted, without a turn of the reactor."""
         try:
-            raw: bytes = side.transport.transport.getHandle().recv(2**16, socket.MSG_PEEK)
+            tcp: Any = side.transport.transport
+            return bytes(tcp.getHandle().recv(2**16, socket.MSG_PEEK))
         except BlockingIOError:
             return b""
-        return raw
 
     async def test_at_once(self) -> None:
         """What is written is on its way before the reactor turns."""
