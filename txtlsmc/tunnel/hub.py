@@ -1,0 +1,42 @@
+"""What all listeners of one tunnel share."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from txtlsmc.tunnel.admission import Admission
+from txtlsmc.tunnel.counters import Counters
+from txtlsmc.tunnel.journal import Journal
+from txtlsmc.tunnel.settings import TunnelLimits
+
+
+@dataclass(frozen=True, slots=True)
+class Hub:
+    """
+    One of each, for the whole tunnel.
+
+    Attributes:
+        counters: what happened how often.
+        admission: who may connect.
+        journal: the log.
+        monotonic: seconds on a clock that never jumps.
+    """
+
+    counters: Counters
+    admission: Admission
+    journal: Journal
+    monotonic: Callable[[], float]
+
+    @classmethod
+    def make(
+        cls,
+        limits: TunnelLimits | None = None,
+        log_format: str = "text",
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> Hub:
+        """Return a new one, with nothing counted yet."""
+        counters, journal = Counters(), Journal(log_format, monotonic)
+        admission = Admission(limits or TunnelLimits(), counters, journal)
+        return cls(counters, admission, journal, monotonic)
