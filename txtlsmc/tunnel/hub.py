@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from txtlsmc.tunnel.admission import Admission
 from txtlsmc.tunnel.counters import Counters
+from txtlsmc.tunnel.expiry import Expiry
 from txtlsmc.tunnel.journal import Journal
 from txtlsmc.tunnel.settings import TunnelLimits
 
@@ -21,12 +22,14 @@ class Hub:
         counters: what happened how often.
         admission: who may connect.
         journal: the log.
+        expiry: is shown the certificate of a server at every handshake.
         monotonic: seconds on a clock that never jumps.
     """
 
     counters: Counters
     admission: Admission
     journal: Journal
+    expiry: Expiry
     monotonic: Callable[[], float]
 
     @classmethod
@@ -39,4 +42,4 @@ class Hub:
         """Return a new one, with nothing counted yet."""
         counters, journal = Counters(), Journal(log_format, monotonic)
         admission = Admission(limits or TunnelLimits(), counters, journal)
-        return cls(counters, admission, journal, monotonic)
+        return cls(counters, admission, journal, Expiry(journal), monotonic)
