@@ -15,7 +15,7 @@ from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.error import CannotListenError
-from twisted.internet.interfaces import IAddress, IListeningPort, IProtocol, IProtocolFactory
+from twisted.internet.interfaces import IProtocolFactory
 from twisted.internet.protocol import Factory
 from twisted.python.failure import Failure
 
@@ -45,7 +45,7 @@ class Door(Factory):
     def __init__(self, inside: IProtocolFactory) -> None:
         self.inside = inside
 
-    def buildProtocol(self, addr: IAddress | None) -> IProtocol | None:
+    def buildProtocol(self, addr: Any) -> Any:
         """Return the protocol of one connection, or None where none is wanted."""
         return self.inside.buildProtocol(addr)
 
@@ -60,7 +60,7 @@ class Listener:
         is_local: whether only this machine reaches it.
     """
 
-    def __init__(self, address: ListenAddress, port: IListeningPort) -> None:
+    def __init__(self, address: ListenAddress, port: Any) -> None:
         self.address, self._port = address, port
         host = port.getHost()
         self.where, self.is_local = str(address), True
@@ -70,7 +70,8 @@ class Listener:
 
     def close(self) -> Deferred[None]:
         """Take no more connections; fires when the port is closed."""
-        return maybeDeferred(self._port.stopListening)
+        closed: Deferred[None] = maybeDeferred(self._port.stopListening)
+        return closed
 
 
 def listen(
@@ -93,9 +94,9 @@ def listen(
     try:
         port = _bound(reactor, address, factory)
     except CannotListenError as error:
-        problem = _words(address, error.socketError)
+        problem = _words(error.socketError)
     except OSError as error:
-        problem = _words(address, error)
+        problem = _words(error)
     else:
         listener = Listener(address, port)
         if listener.is_local or anywhere:
@@ -164,7 +165,7 @@ def _remove_stale(path: str) -> None:
             pass  # the bind tells what is wrong
 
 
-def _words(address: ListenAddress, error: object) -> str:
+def _words(error: object) -> str:
     number = getattr(error, "errno", None)
     if number in _CAUSES:
         return _CAUSES[number]
