@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import chdir
 from pathlib import Path
 from typing import Any, Final, NoReturn
@@ -86,7 +86,9 @@ class Options(ClientOptions):
         print(f"txtlsmc {__version__}")
         sys.exit(0)
 
-    def parseOptions(self, options: Any = None) -> None:
+    def parseOptions(  # noqa: N802 - the interface of usage.Options
+        self, options: Sequence[str] | None = None
+    ) -> None:
         """
         Read a command line, and all that it refers to.
 

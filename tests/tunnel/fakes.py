@@ -58,7 +58,7 @@ class EchoPassage:
         self.open: set[_Saying] = set()
         self.drained: Deferred[None] | None = None
         self.refuses = False
-        self.factory = ServerFactory.forProtocol(lambda: _Saying(self))  # type: ignore[arg-type,misc] # builds one
+        self.factory = ServerFactory.forProtocol(lambda: _Saying(self))
         self.factory.noisy = False
 
     def start(self) -> None:

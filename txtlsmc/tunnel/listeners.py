@@ -45,6 +45,10 @@ class Door(Factory):
     def __init__(self, inside: IProtocolFactory) -> None:
         self.inside = inside
 
+    def logPrefix(self) -> str:  # noqa: N802 - an interface of Twisted
+        """Return whose port it is, in Twisted's own lines about it."""
+        return "tlsmc-tunnel"
+
     def buildProtocol(self, addr: Any) -> Any:
         """Return the protocol of one connection, or None where none is wanted."""
         return self.inside.buildProtocol(addr)
