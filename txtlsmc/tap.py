@@ -99,8 +99,12 @@ class Options(ClientOptions):
         try:
             super().parseOptions(options)
         except usage.UsageError as error:
-            if self.parent is None:
-                raise
+            self.end_with(error)
+            raise
+
+    def end_with(self, error: Exception) -> None:
+        """End the process with a line about *error*, if it is twistd's; otherwise do nothing."""
+        if self.parent is not None:
             print(f"tlsmc-tunnel: {error}", file=sys.stderr)
             sys.exit(_USAGE)
 
@@ -233,7 +237,8 @@ def makeService(options: Options, modes: Mapping[str, MakePassage] | None = None
         modes: what makes the passages of each mode, if it is not to be our own.
 
     Raises:
-        InvalidSetting: a file is missing, or can not be used.
+        InvalidSetting: a file is missing, or can not be used.  Below twistd, which would print the
+            whole traceback, it is printed and the process ends.
     """
     from twisted.internet import reactor
 
@@ -243,7 +248,11 @@ def makeService(options: Options, modes: Mapping[str, MakePassage] | None = None
         with chdir(here):  # where relative paths belong; twistd may have gone elsewhere
             return options.tunnel_settings(os.environ)
 
-    settings = options.tunnel_settings(os.environ)
-    modes = modes or {settings.mode: namedAny(_MODES[settings.mode])}
-    service: IService = TunnelService(reactor, settings, reread, modes)
+    try:
+        settings = options.tunnel_settings(os.environ)
+        modes = modes or {settings.mode: namedAny(_MODES[settings.mode])}
+        service: IService = TunnelService(reactor, settings, reread, modes)
+    except InvalidArgument as error:
+        options.end_with(error)
+        raise
     return service

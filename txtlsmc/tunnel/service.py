@@ -126,9 +126,10 @@ class TunnelService(Service):
     def _bind(self, ports: list[_Port]) -> None:
         try:
             self._bind_all(ports, self._settings)
-        except InvalidSetting:
+        except InvalidSetting as error:
             for port in self._ports:
                 self._close(port)
+            self.hub.journal.not_started(error)
             raise
 
     def _bind_all(self, ports: list[_Port], settings: TunnelSettings) -> None:
