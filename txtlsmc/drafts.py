@@ -51,6 +51,10 @@ class Draft:
                 self._given.pop(name, None)
         self._given.update(layer)
 
+    def origins(self) -> dict[str, str]:
+        """Return where each setting was given, by its name."""
+        return {name: given.origin for name, given in self._given.items()}
+
     def settings(self, nowhere: str) -> ClientSettings:
         """
         Return what it comes to.

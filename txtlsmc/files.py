@@ -7,7 +7,7 @@ As everywhere, what may be a password is in no variable of a function that raise
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Final, NamedTuple
 
 from txtlsmc.errors import InvalidSetting
@@ -48,7 +48,13 @@ def read_password_file(path: str, origin: str, beside: str = "") -> Given:
     return Given(file.text.value.removesuffix("\n").removesuffix("\r"), file.text.origin, beside)
 
 
-def read_table_file(path: str, origin: str, *, others: Collection[str] = ()) -> Layer:
+def read_table_file(
+    path: str,
+    origin: str,
+    *,
+    others: Collection[str] = (),
+    names: Mapping[str, str] | None = None,
+) -> Layer:
     """
     Return what a TOML file sets.
 
@@ -56,6 +62,7 @@ def read_table_file(path: str, origin: str, *, others: Collection[str] = ()) -> 
         path: of the file; errors name it so.
         origin: who named it: ``--config``.
         others: tables and keys in it that somebody else reads.
+        names: what there is to be set; see `txtlsmc.tables.table_layer`.
 
     Raises:
         InvalidSetting: it can not be read, sets what there is not, or holds a secret and others
@@ -64,7 +71,10 @@ def read_table_file(path: str, origin: str, *, others: Collection[str] = ()) -> 
     file = _read(path, _LARGEST_TABLE, path)
     if file.problem:
         raise InvalidSetting(f"{origin} {path}: {file.problem}")
-    layer = table_layer(file.text, others=others)
+    if names is None:
+        layer = table_layer(file.text, others=others)
+    else:
+        layer = table_layer(file.text, others=others, names=names)
     for name, given in layer.items():
         if not file.private and _is_secret(name, given):
             raise InvalidSetting(f"{given.origin} is secret, and {_exposed(path)}")

@@ -78,6 +78,15 @@ class ClientOptions(usage.Options):
         """
         variables = Variables(environ)
         del environ  # or a traceback with locals would show all of it
+        return self.draft(variables).settings(f"give --server or --config, {NOWHERE}")
+
+    def draft(self, variables: Variables) -> Draft:
+        """
+        Return what was said, and where; see `client_settings`.
+
+        Raises:
+            InvalidSetting: something in it can not be right.
+        """
         file = self._file_layer()
         ours, said = own_layer(variables), self._layer()
         draft = Draft()
@@ -87,7 +96,7 @@ class ClientOptions(usage.Options):
             draft.add(provider_layer(variables, self["provider"], choose="--provider {}"))
         draft.add(ours)
         draft.add(said)
-        return draft.settings(f"give --server or --config, {NOWHERE}")
+        return draft
 
     def _file_layer(self) -> Layer:
         if self["config"] is None:

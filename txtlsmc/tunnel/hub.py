@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from txtlsmc.tunnel.admission import Admission
 from txtlsmc.tunnel.counters import Counters
+from txtlsmc.tunnel.expiry import Expiry
 from txtlsmc.tunnel.journal import Journal
 from txtlsmc.tunnel.memory import LocalMemory
 from txtlsmc.tunnel.settings import TunnelLimits
@@ -23,6 +24,7 @@ class Hub:
         admission: who may connect.
         memory: what is kept for local clients.
         journal: the log.
+        expiry: is shown the certificate of a server at every handshake.
         monotonic: seconds on a clock that never jumps.
     """
 
@@ -30,6 +32,7 @@ class Hub:
     admission: Admission
     memory: LocalMemory
     journal: Journal
+    expiry: Expiry
     monotonic: Callable[[], float]
 
     @classmethod
@@ -43,4 +46,4 @@ class Hub:
         counters, journal = Counters(), Journal(log_format, monotonic)
         limits = limits or TunnelLimits()
         admission = Admission(limits, counters, journal)
-        return cls(counters, admission, LocalMemory(limits), journal, monotonic)
+        return cls(counters, admission, LocalMemory(limits), journal, Expiry(journal), monotonic)

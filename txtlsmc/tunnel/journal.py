@@ -163,6 +163,10 @@ class Journal:
             where=where,
         )
 
+    def not_started(self, error: BaseException | str) -> None:
+        """Tell why the tunnel ends before it has begun."""
+        self._write("not_started", LogLevel.error, "not started: {cause}", cause=cause(error))
+
     def exposed(self, where: str) -> None:
         """Tell that other machines reach a listener that asks nobody who they are."""
         self._write(

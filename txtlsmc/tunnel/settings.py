@@ -127,7 +127,8 @@ class TunnelSettings:
             value = getattr(self, name)
             if not isinstance(value, kind):
                 raise InvalidSetting(f"{name} is a {kind.__name__}, not {type(value).__name__}")
-        check_words(self)
+        for name in _CHECKS:
+            check(name, getattr(self, name))
         object.__setattr__(self, "listen", one_for_each(self.listen, len(self.client.servers)))
         self._check_exposure()
         self._check_tls()
@@ -166,26 +167,48 @@ class TunnelSettings:
             )
 
 
-def check_words(settings: TunnelSettings) -> None:
+def check(name: str, value: object) -> None:
     """
-    Refuse what is wrong with one setting by itself, whatever the others are.
+    Refuse what the setting *name* of `TunnelSettings` or `TunnelLimits` can never be.
 
     Raises:
         InvalidSetting: it names the setting.
     """
-    require_choice("the mode", settings.mode, MODES)
-    require_whole("upstream_connections", settings.upstream_connections)
-    _require_seconds_or_0("drain_seconds", settings.drain_seconds)
-    require_choice("local_auth", settings.local_auth, LOCAL_AUTH)
-    require_bool("listen_anywhere", settings.listen_anywhere)
-    require_choice("the log_format", settings.log_format, LOG_FORMATS)
-    for name in ("listen_certificate", "listen_key", "listen_client_ca"):
-        value = getattr(settings, name)
-        if value is None:
-            continue
-        if not isinstance(value, str) or not value or "\0" in value or "-----BEGIN" in value:
-            # It may be a private key that somebody wrote in the place of its path: not shown.
-            raise InvalidSetting(f"{name} is the path of a file")
+    if name in _CHECKS:
+        _CHECKS[name](name, value)
+    else:
+        TunnelLimits(**{name: value})  # type: ignore[arg-type] # what it is made of is what it checks
+
+
+def _check_listen(_name: str, value: object) -> None:
+    for text in value if isinstance(value, (tuple, list)) else (value,):
+        ListenAddress.parse(text)
+
+
+def _check_path(name: str, value: object) -> None:
+    if value is None:
+        return
+    if not isinstance(value, str) or not value or "\0" in value or "-----BEGIN" in value:
+        # It may be a private key that somebody wrote in the place of its path: not shown.
+        raise InvalidSetting(f"{name} is the path of a file")
+
+
+def _choice(choices: tuple[str, ...]) -> Callable[[str, object], None]:
+    return lambda name, value: require_choice(name, value, choices)
+
+
+_CHECKS: Final[dict[str, Callable[[str, object], None]]] = {
+    "listen": _check_listen,
+    "mode": _choice(MODES),
+    "upstream_connections": require_whole,
+    "drain_seconds": _require_seconds_or_0,
+    "local_auth": _choice(LOCAL_AUTH),
+    "listen_anywhere": require_bool,
+    "listen_certificate": _check_path,
+    "listen_key": _check_path,
+    "listen_client_ca": _check_path,
+    "log_format": _choice(LOG_FORMATS),
+}
 
 
 # The table ----------------------------------------------------------------------------------
