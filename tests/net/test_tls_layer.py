@@ -243,9 +243,22 @@ class WireTests(SynchronousTestCase):
             for number in range(3):
                 wire.far.write(b"%d" % number)
             wire.near.dataReceived(wire.to_client())
+            wire.far.write(b"more")
+            wire.near.dataReceived(wire.to_client())
             wire.near.dataReceived(b"\x17\x03\x03\x00\x10" + bytes(16))
-            self.assertEqual(wire.client.received, b"0")
+            self.assertEqual(wire.client.received, b"012")  # what came in one go
             self.assertTrue(wire.near_wire.disconnected)
+
+    def test_joined(self) -> None:
+        """Records that came in one go are handed on in one go, as TCP would do it."""
+        for version in VERSIONS:
+            wire = Wire(version)
+            given: list[bytes] = []
+            wire.client.on_data = given.append
+            for number in range(3):
+                wire.far.write(b"%d" % number)
+            wire.near.dataReceived(wire.to_client())
+            self.assertEqual(given, [b"012"])
 
     def test_closed_inside(self) -> None:
         """Who is given data and closes says goodbye; what had come already is still handed on."""

@@ -83,20 +83,26 @@ class TLSLayer(TLSMemoryBIOProtocol):
 
     def _flushReceiveBIO(self) -> None:  # noqa: N802 - Twisted's name
         connection = self._tlsConnection
+        pieces: list[bytes] = []  # the protocol gets them as one, as it does over TCP
+        failure, all_data = None, True
         while self._unread and not self._lostTLSConnection:
             self._unread -= 1
             try:
-                data = connection.recv(_MOST)
+                pieces.append(connection.recv(_MOST))
             except (WantReadError, ZeroReturnError):
-                break  # not all records held data; all that can mean is for the usual way
+                all_data = False  # and all that can mean is for the usual way
+                break
             except Error:
-                self._tlsShutdownFinished(Failure())
-                return
-            if not self._aborted:
-                self.wrappedProtocol.dataReceived(data)
-        else:
-            # As many records held data as came: OpenSSL has nothing left, and nothing to answer.
+                failure = Failure()
+                break
+        if pieces and not self._aborted:
+            data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+            self.wrappedProtocol.dataReceived(data)
+        if failure is not None:
+            self._tlsShutdownFinished(failure)
             return
+        if all_data and not self._lostTLSConnection:
+            return  # as many records as came: OpenSSL has nothing left, and nothing to answer
         self._unread = 0
         super()._flushReceiveBIO()
 
