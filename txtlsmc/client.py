@@ -35,7 +35,13 @@ from txtlsmc.wire import operations
 from txtlsmc.wire.codecs import Codec, codec_named
 from txtlsmc.wire.frames import Request, Response
 from txtlsmc.wire.opcodes import Opcode
-from txtlsmc.wire.operations import Operation, absolute_exptime, encode_key, encode_keys
+from txtlsmc.wire.operations import (
+    Operation,
+    absolute_exptime,
+    encode_key,
+    encode_keys,
+    item_reader,
+)
 from txtlsmc.wire.runs import Run, run_of_deletes, run_of_gets, run_of_sets
 
 T = TypeVar("T")
@@ -132,6 +138,9 @@ class MemcacheClient:
         self._codec = codec_named(codec) if isinstance(codec, str) else codec
         self._wall_clock = wall_clock
         self._read_or_none = self._reader(None)
+        self._read_item: Callable[[list[Response]], Item | None] = item_reader(
+            self._versioned, None
+        )
 
     @classmethod
     def from_settings(cls, reactor: Any, settings: ClientSettings) -> Self:
@@ -256,13 +265,7 @@ class MemcacheClient:
             raise CodecError(self._codec.name, why, flags=flags) from error
 
     def _reader(self, default: Any) -> Callable[[list[Response]], Any]:
-        read, decode = operations.read_item, self._decode
-
-        def value(responses: list[Response]) -> Any:
-            item = read(responses)
-            return default if item is None else decode(*item)
-
-        return value
+        return item_reader(self._decode, default)
 
     # One key
 
@@ -292,12 +295,8 @@ class MemcacheClient:
         bare = encode_key(key)
         request = Request(_GET, self._wire_key(bare))
         return self._dispatcher.ask(
-            self._hashed(bare), Operation(request, self._read_versioned), timeout, read=True
+            self._hashed(bare), Operation(request, self._read_item), timeout, read=True
         )
-
-    def _read_versioned(self, responses: list[Response]) -> Item | None:
-        item = operations.read_item(responses)
-        return None if item is None else self._versioned(*item)
 
     def _versioned(self, value: bytes, flags: int, cas: int) -> Item:
         return Item(self._decode(value, flags, cas), cas)

@@ -103,30 +103,33 @@ class Dispatcher:
             read: it changes nothing, so that it may be sent twice.
             miss: what it fires with on a miss; see `Routing.on_failure`.
         """
-        seconds = self._seconds(timeout)
-        done = self._link(hashed).perform(operation, seconds)
+        seconds = self._timeout if timeout is None else self._seconds(timeout)
+        node = self.factory.node_for(hashed)
+        done = node.link_for(hashed).perform(operation, seconds)
         if self._routing.retry or self._routing.on_failure != "fail":
-            started = self.factory.now()
-
-            def once_more(reason: Any) -> Any:
-                error = reason.value
-                if self._may_repeat(error, read=read):
-                    left = seconds - (self.factory.now() - started)
-                    if left > 0:
-                        again = self._link(hashed).perform(operation, left)
-                        return again.addErrback(missed)
-                return missed(reason)
-
-            def missed(reason: Any) -> Any:
-                if read and self._is_miss(reason.value):
-                    return miss
-                return reason
-
-            done.addErrback(once_more)
+            deadline = self.factory.now() + seconds
+            done.addErrback(self._once_more, hashed, operation, deadline, read, miss)
         return done
 
-    def _link(self, hashed: bytes) -> Link:
-        return self.factory.node_for(hashed).link_for(hashed)
+    def _once_more(
+        self,
+        reason: Failure,
+        hashed: bytes,
+        operation: Operation[T],
+        deadline: float,
+        read: bool,
+        miss: Any,
+    ) -> Any:
+        def missed(reason: Failure) -> Any:
+            return miss if read and self._is_miss(reason.value) else reason
+
+        if self._may_repeat(reason.value, read=read):
+            left = deadline - self.factory.now()
+            if left > 0:
+                node = self.factory.node_for(hashed)
+                again = node.link_for(hashed).perform(operation, left)
+                return again.addErrback(missed)
+        return missed(reason)
 
     def _may_repeat(self, error: object, *, read: bool) -> bool:
         if self.factory.closed:

@@ -171,7 +171,8 @@ class MemcacheClientFactory(ClientFactory):
         That is the one the ring says, unless it is down and the routing's *on_failure* is
         ``"rehash"``: then it is the next on the ring that is not.
         """
-        self.enter()
+        if os.getpid() != self._process:
+            self.enter()
         node = self.nodes[self.ring.locate(key)]
         if self.routing.on_failure == "rehash" and node.state is NodeState.DOWN:
             for place in self.ring.successors(key):

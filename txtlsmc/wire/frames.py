@@ -71,18 +71,12 @@ class Request:
     def encode(self) -> bytes:
         """Return the bytes of the frame."""
         extras, key, value = self.extras, self.key, self.value
+        keyed, extra = len(key), len(extras)
+        body = extra + keyed + len(value)
         header = HEADER.pack(
-            REQUEST_MAGIC,
-            self.opcode,
-            len(key),
-            len(extras),
-            0,
-            self.vbucket,
-            len(extras) + len(key) + len(value),
-            self.opaque,
-            self.cas,
+            REQUEST_MAGIC, self.opcode, keyed, extra, 0, self.vbucket, body, self.opaque, self.cas
         )
-        return b"".join((header, extras, key, value))
+        return header + key if body == keyed else b"".join((header, extras, key, value))
 
     def __repr__(self) -> str:
         return _described(self, f"vbucket={self.vbucket}")

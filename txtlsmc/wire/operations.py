@@ -212,16 +212,24 @@ def server_error(response: Response) -> ServerError:
     return error(response.opcode, response.status, response.value)
 
 
-def read_item(responses: list[Response]) -> RawItem | None:
-    """Return the item that the answer to a get carries, or None for a miss."""
-    if not responses:
-        return None
-    response = responses[0]
-    if response.status == _OK:
-        return RawItem(response.value, _FLAGS.unpack(response.extras)[0], response.cas)
-    if response.status == _NOT_FOUND:
-        return None
-    raise server_error(response)
+def item_reader(read: Callable[[bytes, int, int], T], miss: T) -> Callable[[list[Response]], T]:
+    """Return a reader of the answer to a get, with *read* for value, flags and cas of an item."""
+
+    def item(responses: list[Response]) -> T:
+        if not responses:
+            return miss
+        response = responses[0]
+        if response.status == _OK:
+            return read(response.value, _FLAGS.unpack(response.extras)[0], response.cas)
+        if response.status == _NOT_FOUND:
+            return miss
+        raise server_error(response)
+
+    return item
+
+
+#: The item that the answer to a get carries, or None for a miss.
+read_item: Callable[[list[Response]], RawItem | None] = item_reader(RawItem, None)
 
 
 def _read_keyed_item(responses: list[Response]) -> KeyedItem | None:

@@ -19,7 +19,7 @@ from txtlsmc.wire.opcodes import Opcode, Status
 from txtlsmc.wire.operations import (
     Operation,
     encode_value,
-    read_item,
+    item_reader,
     server_error,
     store_extras,
 )
@@ -156,11 +156,8 @@ def run_of_gets(keys: Sequence[bytes], hit: Callable[[bytes, int, int], T], miss
         miss: the result where there is none.
     """
 
-    def read(response: Response) -> T:
-        item = read_item([response])
-        return miss if item is None else hit(*item)
-
-    return Run(int(Opcode.GETQ), keys, miss, hit, read)
+    read = item_reader(hit, miss)
+    return Run(int(Opcode.GETQ), keys, miss, hit, lambda response: read([response]))
 
 
 def run_of_sets(

@@ -31,7 +31,16 @@ from typing import Any, Final, Generic, TypeVar
 from txtlsmc.errors import PendingLimit, RemoteProtocolError
 from txtlsmc.wire.frames import HEADER_SIZE, Request, Response, ResponseReader
 from txtlsmc.wire.opcodes import OPCODES, Opcode, Quiet, Status, opcode_name
-from txtlsmc.wire.places import Place, RunPlace, Statistics, mismatch, unsolicited
+from txtlsmc.wire.places import (
+    FLAGS_SIZE,
+    ITEM,
+    ITEM_STARTS,
+    Place,
+    RunPlace,
+    Statistics,
+    mismatch,
+    unsolicited,
+)
 from txtlsmc.wire.runs import OPAQUES, Run
 
 T = TypeVar("T")
@@ -229,13 +238,19 @@ class Session(Generic[T]):
         responses: list[Response] = []
         while start < size:
             first = places[0] if places else None
-            if isinstance(first, RunPlace) and first.opaque != unsent:
-                start = first.take_hits(stream, start, self._max_body)
-                if not first.left:
-                    self._end(places.popleft(), first.others, ended)
-                    continue
-                if start == size:
-                    break
+            if first is not None and first.opaque != unsent:
+                if isinstance(first, RunPlace):
+                    start = first.take_hits(stream, start, self._max_body)
+                    if not first.left:
+                        self._end(places.popleft(), first.others, ended)
+                        continue
+                    if start == size:
+                        break
+                elif not self._silent and size - start >= ITEM.size:
+                    end = self._take_item(first, stream, start, ended)
+                    if end != start:
+                        start = end
+                        continue
             start = reader.read(stream, start, responses)
             if responses:
                 self._answer(responses.pop(), unsent, ended)
@@ -243,6 +258,33 @@ class Session(Generic[T]):
                     return ended
         self.error = reader.error
         return ended
+
+    def _take_item(
+        self, place: Place[T], stream: bytes, start: int, ended: list[tuple[T, list[Response]]]
+    ) -> int:
+        """
+        Take the item at *start* that is the answer for *place*, the first one, if it is whole.
+
+        That is what most answers are, and it is checked in one go; any other is left where it is.
+
+        Returns:
+            Where the first thing is that was not taken.
+        """
+        begins, body, opaque, cas, _ = ITEM.unpack_from(stream, start)
+        if begins != ITEM_STARTS.get(place.opcode) or opaque != place.opaque:
+            return start
+        value = start + ITEM.size
+        end: int = start + HEADER_SIZE + body
+        if not FLAGS_SIZE <= body <= self._max_body or end > len(stream):
+            return start
+        self._places.popleft()
+        self._pending -= 1
+        self._pending_bytes -= place.size
+        if place.token is not None:
+            extras = stream[value - FLAGS_SIZE : value]
+            response = Response(place.opcode, 0, opaque, cas, extras, b"", stream[value:end])
+            ended.append((place.token, [response]))
+        return end
 
     def _answer(
         self, response: Response, unsent: int, ended: list[tuple[T, list[Response]]]
