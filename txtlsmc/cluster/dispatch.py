@@ -123,7 +123,7 @@ class Dispatcher:
         def missed(reason: Failure) -> Any:
             return miss if read and self._is_miss(reason.value) else reason
 
-        if self._may_repeat(reason.value, read=read):
+        if self.may_repeat(reason.value, read=read):
             left = deadline - self.factory.now()
             if left > 0:
                 node = self.factory.node_for(hashed)
@@ -131,7 +131,8 @@ class Dispatcher:
                 return again.addErrback(missed)
         return missed(reason)
 
-    def _may_repeat(self, error: object, *, read: bool) -> bool:
+    def may_repeat(self, error: object, *, read: bool) -> bool:
+        """Return whether what failed with *error* may be sent once more."""
         if self.factory.closed:
             return False
         if isinstance(error, NodeDown):  # it was waited for, and has another place now
@@ -156,57 +157,18 @@ class Dispatcher:
         """
         seconds = self._seconds(timeout)
         deadline = self.factory.now() + seconds
-        outcomes = Outcomes([run.silent] * len(run))
-        errors = outcomes.errors
-
-        def spread(numbers: Sequence[int], seconds: float, *, again: bool) -> Deferred[None]:
-            shares = self.factory.share_out(hashed, numbers) if numbers else []
-            return _all([one(*share, seconds, again=again) for share in shares])
-
-        def one(
-            node: Node, link: Link, numbers: Sequence[int], seconds: float, *, again: bool
-        ) -> Deferred[None]:
-            server, whole = node.server.name, len(numbers) == len(run)
-            if whole:
-                numbers = range(len(run))  # in the order of the run
-
-            def answered(told: RunOutcomes[T]) -> None:
-                if whole:
-                    outcomes.results = told.results
-                else:
-                    for number, result in zip(numbers, told.results, strict=True):
-                        outcomes.results[number] = result
-                for place, error in told.errors.items():
-                    errors[numbers[place]] = (server, error)
-
-            def failed(reason: Any) -> None:
-                reason.trap(MemcacheError)
-                errors.update(dict.fromkeys(numbers, (server, reason.value)))
-
-            def once_more(_: None) -> Deferred[None] | None:
-                left = deadline - self.factory.now()
-                if not (again and errors and left > 0):
-                    return None
-                lost = [
-                    number
-                    for number in numbers
-                    if number in errors and self._may_repeat(errors[number][1], read=read)
-                ]
-                for number in lost:
-                    del errors[number]
-                return spread(lost, left, again=False) if lost else None
-
-            done = link.perform_run(run if whole else run.part(numbers), seconds)
-            return done.addCallbacks(answered, failed).addCallback(once_more)
+        asking = _AskingRun(self, run, hashed, deadline, read)
 
         def missed(_: None) -> Outcomes[T]:
-            if read and errors and self._routing.on_failure == "miss":
+            outcomes = asking.outcomes
+            if read and outcomes.errors:
+                errors = outcomes.errors
                 for number in [each for each in errors if self._is_miss(errors[each][1])]:
                     outcomes.results[number] = run.silent
                     del errors[number]
             return outcomes
 
-        return spread(range(len(run)), seconds, again=True).addCallback(missed)
+        return asking.spread(range(len(run)), seconds, again=True).addCallback(missed)
 
     def ask_each(self, operation: Operation[T], timeout: float | None) -> Deferred[dict[str, T]]:
         """
@@ -239,6 +201,70 @@ class Dispatcher:
             return answers
 
         return _all([one(node) for node in self.factory.nodes]).addCallback(told)
+
+
+class _AskingRun(Generic[T]):
+    """A run on its way to the servers of its keys.  (No closures: these would be a cycle.)"""
+
+    __slots__ = ("_deadline", "_dispatcher", "_hashed", "_read", "_run", "outcomes")
+
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        run: Run[T],
+        hashed: Sequence[bytes],
+        deadline: float,
+        read: bool,
+    ) -> None:
+        self.outcomes = Outcomes([run.silent] * len(run))
+        self._dispatcher, self._run, self._hashed = dispatcher, run, hashed
+        self._deadline, self._read = deadline, read
+
+    def spread(self, numbers: Sequence[int], seconds: float, *, again: bool) -> Deferred[None]:
+        """Ask the server of each of *numbers*; of what is lost once more, if *again*."""
+        factory = self._dispatcher.factory
+        shares = factory.share_out(self._hashed, numbers) if numbers else []
+        return _all([self._ask(*share, seconds, again) for share in shares])
+
+    def _ask(
+        self, node: Node, link: Link, numbers: Sequence[int], seconds: float, again: bool
+    ) -> Deferred[None]:
+        whole = len(numbers) == len(self._run)
+        if whole:
+            numbers = range(len(self._run))  # in the order of the run
+        asked = self._run if whole else self._run.part(numbers)
+        done = link.perform_run(asked, seconds)
+        server = node.server.name
+        told = done.addCallbacks(
+            self._answered, self._failed, (server, numbers), {}, (server, numbers)
+        )
+        return told.addCallback(self._once_more, numbers) if again else told
+
+    def _answered(self, told: RunOutcomes[T], server: str, numbers: Sequence[int]) -> None:
+        outcomes = self.outcomes
+        if len(numbers) == len(outcomes.results):
+            outcomes.results = told.results
+        else:
+            for number, result in zip(numbers, told.results, strict=True):
+                outcomes.results[number] = result
+        for place, error in told.errors.items():
+            outcomes.errors[numbers[place]] = (server, error)
+
+    def _failed(self, reason: Any, server: str, numbers: Sequence[int]) -> None:
+        reason.trap(MemcacheError)
+        self.outcomes.errors.update(dict.fromkeys(numbers, (server, reason.value)))
+
+    def _once_more(self, _: None, numbers: Sequence[int]) -> Deferred[None] | None:
+        errors, may_repeat = self.outcomes.errors, self._dispatcher.may_repeat
+        if not errors:
+            return None
+        left = self._deadline - self._dispatcher.factory.now()
+        if left <= 0:
+            return None
+        lost = [n for n in numbers if n in errors and may_repeat(errors[n][1], read=self._read)]
+        for number in lost:
+            del errors[number]
+        return self.spread(lost, left, again=False) if lost else None
 
 
 def _all(parts: Sequence[Deferred[None]]) -> Deferred[None]:

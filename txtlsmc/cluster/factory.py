@@ -35,6 +35,7 @@ class MemcacheClientFactory(ClientFactory):
         ring: which of them has a key.
         closed: whether `close` was called.
         routing: the settings of both.
+        now: returns seconds that never jump.
     """
 
     noisy = False
@@ -70,7 +71,8 @@ class MemcacheClientFactory(ClientFactory):
         self._reactor = reactor
         self.routing = routing = Routing() if routing is None else routing
         self.limits = Limits() if limits is None else limits
-        self._monotonic, self._wall_clock = monotonic, wall_clock
+        self.now, self._wall_clock = monotonic, wall_clock
+        self._rehash = routing.on_failure == "rehash"
         self.ring = Ring(servers, routing.scheme)
         self._process: int | None = None
         self._started = self.closed = False
@@ -124,7 +126,7 @@ class MemcacheClientFactory(ClientFactory):
         built = self.protocol(
             self._reactor,
             limits=self.limits,
-            monotonic=self._monotonic,
+            monotonic=self.now,
             wall_clock=self._wall_clock,
         )
         built.factory = self
@@ -174,7 +176,7 @@ class MemcacheClientFactory(ClientFactory):
         if os.getpid() != self._process:
             self.enter()
         node = self.nodes[self.ring.locate(key)]
-        if self.routing.on_failure == "rehash" and node.state is NodeState.DOWN:
+        if self._rehash and node.state is NodeState.DOWN:
             for place in self.ring.successors(key):
                 if self.nodes[place].state is not NodeState.DOWN:
                     node.link_for(key).wake()
@@ -191,7 +193,7 @@ class MemcacheClientFactory(ClientFactory):
             Each link once, with its node and its part of *numbers*.
         """
         self.enter()
-        nodes, rehash = self.nodes, self.routing.on_failure == "rehash"
+        nodes, rehash = self.nodes, self._rehash
         if len(nodes) == 1 and not rehash and len(nodes[0].links) == 1:
             return [(nodes[0], nodes[0].links[0], numbers)]
         locate = self.ring.locate
@@ -227,10 +229,6 @@ class MemcacheClientFactory(ClientFactory):
             raise WrongProcess(
                 "this client was connected before a fork; make one of its own in each process"
             )
-
-    def now(self) -> float:
-        """Return seconds that never jump."""
-        return self._monotonic()
 
     def explain(self, key: bytes) -> Pick:
         """Return which server has *key* by the ring, and why."""

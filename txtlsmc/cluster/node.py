@@ -116,7 +116,8 @@ class Node:
 
     def link_for(self, key: bytes) -> Link:
         """Return the link that *key* uses."""
-        return self.links[crc32(key) % len(self.links) if len(self.links) > 1 else 0]
+        links = self.links
+        return links[0] if len(links) == 1 else links[crc32(key) % len(links)]
 
     def start(self) -> None:
         """Begin to connect."""

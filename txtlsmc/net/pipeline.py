@@ -125,7 +125,7 @@ class PipelinedProtocol(KeptProtocol):
         if self._over is not None:
             return fail(ConnectionClosed(self._over, sent=False))
         session = self._session
-        idle = not len(session)
+        idle = not session.pending
         timeout = self._seconds(timeout)
         now = self._monotonic()
         call = Call(session, operation.read, timeout, now + timeout)
@@ -157,7 +157,7 @@ class PipelinedProtocol(KeptProtocol):
             over = self._over
             return succeed([ConnectionClosed(over, sent=False) for _ in operations])
         session = self._session
-        idle = not len(session)
+        idle = not session.pending
         timeout = self._seconds(timeout)
         now = self._monotonic()
         batch: Batch[T] = Batch(session, len(operations))
@@ -191,7 +191,7 @@ class PipelinedProtocol(KeptProtocol):
         if not len(run):
             return succeed(RunOutcomes([], {}))
         session = self._session
-        idle = not len(session)
+        idle = not session.pending
         seconds = self._seconds(timeout)
         now = self._monotonic()
         call = RunCall(session, run, seconds, now + seconds)
@@ -210,7 +210,9 @@ class PipelinedProtocol(KeptProtocol):
         return timeout
 
     def _queued(self, idle: bool, now: float, timeout: float) -> None:
-        self._sweep_for(timeout, now)  # first: the write may end the connection, and its timers
+        # First: the write may end the connection, and its timers.
+        if self._sweeping is None or timeout < self._shortest or now > self._overdue:
+            self._sweep_for(timeout, now)
         if idle:
             self._heard = now  # silence is counted from here
             self._write()

@@ -22,7 +22,7 @@ T = TypeVar("T")
 #: The header of an answer to a read, and its flags: all before the body length as one number, that
 #: length, opaque, cas, flags.
 ITEM: Final = Struct(">QIIQI")
-FLAGS_SIZE: Final = 4
+_FLAGS_SIZE: Final = 4
 _CAN_CONTINUE: Final = (Opcode.SASL_AUTH, Opcode.SASL_STEP)
 # To look up a member of an enumeration takes as long as to compare ten numbers.
 _STAT: Final = int(Opcode.STAT)
@@ -30,9 +30,9 @@ _ECHOED: Final = Key.ECHOED
 _NONE: Final = Key.NONE
 #: How an answer starts that carries an item, up to the status, by the opcode.
 ITEM_STARTS: Final = {
-    opcode: RESPONSE_MAGIC << 56 | opcode << 48 | FLAGS_SIZE << 24
+    opcode: RESPONSE_MAGIC << 56 | opcode << 48 | _FLAGS_SIZE << 24
     for opcode, row in OPCODES.items()
-    if row.answer.extras == (FLAGS_SIZE,) and row.answer.key is Key.NONE
+    if row.answer.extras == (_FLAGS_SIZE,) and row.answer.key is Key.NONE
 }
 
 
@@ -54,6 +54,23 @@ class Place(Generic[T]):
         self.quiet = quiet
         self.size = size
         self.statistics: Statistics | None = None
+
+    def item_at(self, stream: bytes, start: int, max_body: int) -> Response | None:
+        """
+        Return the item at *start*, where there is room for one without a value, if it is for this.
+
+        That is what most answers are, and it is checked in one go.  None: it is something else,
+        right or wrong, or not whole.
+        """
+        begins, body, opaque, cas, _ = ITEM.unpack_from(stream, start)
+        if begins != ITEM_STARTS.get(self.opcode) or opaque != self.opaque:
+            return None
+        end = start + HEADER_SIZE + body
+        if not _FLAGS_SIZE <= body <= max_body or end > len(stream):
+            return None
+        value = start + ITEM.size
+        extras = stream[value - _FLAGS_SIZE : value]
+        return Response(self.opcode, 0, opaque, cas, extras, b"", stream[value:end])
 
 
 class Statistics:
@@ -133,7 +150,7 @@ class RunPlace(Place[T]):
             return start
         unpack, kept = ITEM.unpack_from, self.token is not None
         first, next_, count, hits = self.opaque, self._next, self.count, self.hits
-        last = len(stream) - HEADER_SIZE - FLAGS_SIZE
+        last = len(stream) - HEADER_SIZE - _FLAGS_SIZE
         taken = 0
         while start <= last:
             begins, body, opaque, cas, flags = unpack(stream, start)
@@ -142,12 +159,12 @@ class RunPlace(Place[T]):
             if (
                 begins != expected
                 or not next_ <= number < count
-                or not FLAGS_SIZE <= body <= max_body
+                or not _FLAGS_SIZE <= body <= max_body
                 or end > len(stream)
             ):
                 break
             if kept:
-                hits.append((number, stream[start + HEADER_SIZE + FLAGS_SIZE : end], flags, cas))
+                hits.append((number, stream[start + HEADER_SIZE + _FLAGS_SIZE : end], flags, cas))
             next_ = number + 1
             taken += 1
             start = end

@@ -32,9 +32,7 @@ from txtlsmc.errors import PendingLimit, RemoteProtocolError
 from txtlsmc.wire.frames import HEADER_SIZE, Request, Response, ResponseReader
 from txtlsmc.wire.opcodes import OPCODES, Opcode, Quiet, Status, opcode_name
 from txtlsmc.wire.places import (
-    FLAGS_SIZE,
     ITEM,
-    ITEM_STARTS,
     Place,
     RunPlace,
     Statistics,
@@ -62,6 +60,7 @@ class Session(Generic[T]):
     One connection's requests and their answers; knows nothing of sockets.
 
     Attributes:
+        pending: how many requests are, abandoned ones included; those of a run until it ends.
         error: what the peer did wrong, once it has; nothing is received then, and what is sent
             has no answer to wait for, and ends with `lose`.
     """
@@ -88,14 +87,14 @@ class Session(Generic[T]):
         self._max_pending_bytes = max_pending_bytes
         self._places: deque[Place[T]] = deque()
         self._silent: list[Place[T]] = []  # passed over by an answer, and no fence behind them yet
-        self._pending = self._pending_bytes = 0
+        self.pending = self._pending_bytes = 0
         self._next_opaque = first_opaque
         self._unsent: list[bytes] = []
         self._unsent_bytes = 0
 
     def __len__(self) -> int:
-        """Return how many requests are pending, abandoned ones included; a run's until it ends."""
-        return self._pending
+        """Return how many requests are pending."""
+        return self.pending
 
     @property
     def unsent(self) -> bool:
@@ -132,9 +131,9 @@ class Session(Generic[T]):
             PendingLimit: too much is pending; nothing was changed.
         """
         size = HEADER_SIZE + len(request.extras) + len(request.key) + len(request.value)
-        if self._pending >= self._max_pending:
+        if self.pending >= self._max_pending:
             raise PendingLimit("max_pending", self._max_pending)
-        if self._pending and self._pending_bytes + size > self._max_pending_bytes:
+        if self.pending and self._pending_bytes + size > self._max_pending_bytes:
             raise PendingLimit("max_pending_bytes", self._max_pending_bytes)
         return self._take(request, token, size)
 
@@ -144,7 +143,7 @@ class Session(Generic[T]):
         self._next_opaque = (opaque + 1) & OPAQUES
         place = Place(token, opcode, request.key, opaque, opcode in _QUIET, size)
         self._places.append(place)
-        self._pending += 1
+        self.pending += 1
         self._pending_bytes += size
         self._unsent.append(request.encode())
         self._unsent_bytes += size
@@ -165,7 +164,7 @@ class Session(Generic[T]):
             PendingLimit: not all of it may be pending; nothing was changed.
         """
         count, size = len(run), run.size
-        if self._pending + count > self._max_pending:
+        if self.pending + count > self._max_pending:
             raise PendingLimit("max_pending", self._max_pending)
         if self._pending_bytes + size > self._max_pending_bytes:
             raise PendingLimit("max_pending_bytes", self._max_pending_bytes)
@@ -173,7 +172,7 @@ class Session(Generic[T]):
         self._next_opaque = (opaque + count) & OPAQUES
         place = RunPlace(token, run, opaque, size)
         self._places.append(place)
-        self._pending += count
+        self.pending += count
         self._pending_bytes += size
         self._unsent += run.frames(opaque)
         self._unsent_bytes += size
@@ -247,9 +246,10 @@ class Session(Generic[T]):
                     if start == size:
                         break
                 elif not self._silent and size - start >= ITEM.size:
-                    end = self._take_item(first, stream, start, ended)
-                    if end != start:
-                        start = end
+                    item = first.item_at(stream, start, self._max_body)
+                    if item is not None:
+                        self._end(places.popleft(), [item], ended)
+                        start += ITEM.size + len(item.value)
                         continue
             start = reader.read(stream, start, responses)
             if responses:
@@ -258,33 +258,6 @@ class Session(Generic[T]):
                     return ended
         self.error = reader.error
         return ended
-
-    def _take_item(
-        self, place: Place[T], stream: bytes, start: int, ended: list[tuple[T, list[Response]]]
-    ) -> int:
-        """
-        Take the item at *start* that is the answer for *place*, the first one, if it is whole.
-
-        That is what most answers are, and it is checked in one go; any other is left where it is.
-
-        Returns:
-            Where the first thing is that was not taken.
-        """
-        begins, body, opaque, cas, _ = ITEM.unpack_from(stream, start)
-        if begins != ITEM_STARTS.get(place.opcode) or opaque != place.opaque:
-            return start
-        value = start + ITEM.size
-        end: int = start + HEADER_SIZE + body
-        if not FLAGS_SIZE <= body <= self._max_body or end > len(stream):
-            return start
-        self._places.popleft()
-        self._pending -= 1
-        self._pending_bytes -= place.size
-        if place.token is not None:
-            extras = stream[value - FLAGS_SIZE : value]
-            response = Response(place.opcode, 0, opaque, cas, extras, b"", stream[value:end])
-            ended.append((place.token, [response]))
-        return end
 
     def _answer(
         self, response: Response, unsent: int, ended: list[tuple[T, list[Response]]]
@@ -377,10 +350,12 @@ class Session(Generic[T]):
     def _end(
         self, place: Place[T], responses: list[Response], ended: list[tuple[T, list[Response]]]
     ) -> None:
-        self._pending -= place.count
+        self.pending -= place.count
         self._pending_bytes -= place.size
         if place.token is not None:
             ended.append((place.token, responses))
+            # Tokens have their places, and cycles would be left to the garbage collector.
+            place.token = None
 
     def abandon(self, place: Place[T]) -> None:
         """End the token of *place* here and now; its late answer will be dropped."""
@@ -401,5 +376,5 @@ class Session(Generic[T]):
         self._silent.clear()
         self._places.clear()
         self._unsent.clear()
-        self._pending = self._pending_bytes = self._unsent_bytes = 0
+        self.pending = self._pending_bytes = self._unsent_bytes = 0
         return lost
