@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, timezone
@@ -835,6 +836,31 @@ class LostTests(SynchronousTestCase):
         got: list[Any] = outcome(client.set_multi({key: 1}))
         line.lose()
         self.assertEqual(set(got[0].errors), {"a:1"})
+
+    def test_no_cycles(self) -> None:
+        """What a call leaves behind is gone without the garbage collector, values above all."""
+        line = self.up()
+        self.addCleanup(gc.enable)
+        gc.collect()
+        gc.disable()
+        for _ in range(5):
+            one, many = self.client.get("a"), self.client.get_multi(["a", "b"])
+            writes = self.client.set_multi({"a": 1})
+            self.world.clock.advance(0)
+            for request in line.requests():
+                if request.opcode == Opcode.NOOP:
+                    line.say(answer(request))
+                elif request.opcode in (Opcode.GET, Opcode.GETQ):
+                    line.say(hit(request, b"value"))
+            for done in (one, many, writes):
+                self.successResultOf(done)
+            del one, many, writes, done
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        self.addCleanup(gc.set_debug, 0)
+        gc.collect()
+        left = [thing for thing in gc.garbage if type(thing).__module__.startswith("txtlsmc")]
+        gc.garbage.clear()
+        self.assertEqual(left, [])
 
     def test_rehash_of_many(self) -> None:
         """With "rehash", a server that stands in for another takes the keys of both as one run."""

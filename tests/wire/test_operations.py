@@ -34,6 +34,7 @@ from txtlsmc.wire.operations import (
     RawItem,
     absolute_exptime,
     encode_key,
+    encode_keys,
 )
 
 Make = Callable[..., Operation[Any]]
@@ -334,6 +335,45 @@ class KeyTests(SynchronousTestCase):
         self.assertEqual(encoded, key.encode() if isinstance(key, str) else key)
         self.assertEqual(b"get %b\r\n".replace(b"%b", encoded).split(), [b"get", encoded])
         self.assertTrue(1 <= len(encoded) <= 250)
+
+
+class ManyKeysTests(SynchronousTestCase):
+    def one_by_one(self, keys: list[Any]) -> list[bytes] | str:
+        """Return what `encode_key` makes of each, or says of the first that is wrong."""
+        try:
+            return [encode_key(key) for key in keys]
+        except InvalidKey as error:
+            return str(error)
+
+    def together(self, keys: list[Any]) -> list[bytes] | str:
+        try:
+            encoded = encode_keys(keys)
+        except InvalidKey as error:
+            return str(error)
+        self.assertEqual({type(key) for key in encoded} - {bytes}, set())
+        return encoded
+
+    def test_one_wrong(self) -> None:
+        """Of many keys the wrong one is found, and told as if it had come alone."""
+
+        class Text(str):
+            pass
+
+        awkward: list[Any] = [
+            *(bytes([byte]) for byte in range(256)),
+            *("", b"", "a" * 250, "a" * 251, "é" * 125, "é" * 126, b"a" * 251, "a\ud800", "a b"),
+            *(None, 1, ["a"], bytearray(b"a"), memoryview(b"a"), bytearray(b" "), Text("a")),
+        ]
+        for key in awkward:
+            for keys in ([key], ["good", key], [key, b"good"], [key, None, " "]):
+                self.assertEqual(self.together(keys), self.one_by_one(keys), repr(key))
+        self.assertEqual(encode_keys([]), [])
+
+    @given(st.lists(st.one_of(st.text(max_size=3), st.binary(max_size=3)), max_size=5))
+    @settings(max_examples=200, deadline=None, database=None)
+    def test_any(self, keys: list[str | bytes]) -> None:
+        """Many keys are encoded as each of them would be."""
+        self.assertEqual(self.together(keys), self.one_by_one(keys))
 
 
 class NumberTests(SynchronousTestCase):
