@@ -193,7 +193,7 @@ class Journal:
 
     def reloaded(self, changes: Mapping[str, int]) -> None:
         """Tell that the settings were read anew, and how many of what changed."""
-        said = ", ".join(f"{number} {what}" for what, number in changes.items() if number)
+        said = ", ".join(f"{what}: {number}" for what, number in changes.items() if number)
         self._write(
             "reloaded",
             LogLevel.info,
