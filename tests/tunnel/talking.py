@@ -21,18 +21,19 @@ class Talk(Protocol):
     One connection to a listener.
 
     Attributes:
+        got: what came so far.
         lost: fires with the reason when it is closed.
     """
 
     def __init__(self) -> None:
-        self._got = b""
+        self.got = b""
         self._awaited: list[tuple[bytes, Deferred[None]]] = []
         self.lost: Deferred[BaseException | None] = Deferred()
 
     def dataReceived(self, data: bytes) -> None:
-        self._got += data
+        self.got += data
         for awaited in list(self._awaited):
-            if awaited[0] in self._got:
+            if awaited[0] in self.got:
                 self._awaited.remove(awaited)
                 awaited[1].callback(None)
 
