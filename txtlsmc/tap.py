@@ -115,9 +115,6 @@ class Options(ClientOptions):
         Raises:
             usage.UsageError: they are not.
         """
-        for name in ("config", "password-file"):  # twistd may go to another folder
-            if self[name] is not None:
-                self[name] = os.path.abspath(self[name])
         try:
             settings = self.tunnel_settings(os.environ)
         except InvalidArgument as error:

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
+from typing import ClassVar
 
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
@@ -26,6 +27,9 @@ class Command(ProcessProtocol):
         ended: fires with the exit code, or the negative number of the signal that ended it.
     """
 
+    #: What the process runs, in Python.
+    program: ClassVar[str] = _RUN
+
     def __init__(
         self,
         *words: str,
@@ -33,6 +37,7 @@ class Command(ProcessProtocol):
         given: bytes = b"",
         terminal: bool = False,
         reads: bool = True,
+        descriptors: Mapping[int, int] | None = None,
     ) -> None:
         """
         Args:
@@ -41,6 +46,7 @@ class Command(ProcessProtocol):
             given: what it reads from its standard input.
             terminal: whether that and what it prints to is a terminal.
             reads: whether we read what it prints; otherwise that pipe is closed.
+            descriptors: of ours that it inherits, by the numbers they have there.
         """
         self.written, self.err = b"", ""
         self.ended: Deferred[int] = Deferred()
@@ -48,9 +54,10 @@ class Command(ProcessProtocol):
         self._process = reactor.spawnProcess(
             self,
             sys.executable,
-            [sys.executable, "-c", _RUN, *words],
+            [sys.executable, "-c", self.program, *words],
             env={**os.environ, **(environ or {})},
             usePTY=terminal,
+            childFDs={0: "w", 1: "r", 2: "r", **descriptors} if descriptors else None,
         )
         self._process.write(given)
         if not terminal:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from twisted.internet.defer import Deferred, succeed
+from twisted.internet.interfaces import IProtocolFactory
 from twisted.internet.protocol import Protocol, ServerFactory, connectionDone
 from twisted.python.failure import Failure
 
@@ -58,8 +59,9 @@ class EchoPassage:
         self.open: set[_Saying] = set()
         self.drained: Deferred[None] | None = None
         self.refuses = False
-        self.factory = ServerFactory.forProtocol(lambda: _Saying(self))
-        self.factory.noisy = False
+        factory = ServerFactory.forProtocol(lambda: _Saying(self))
+        factory.noisy = False
+        self.factory: IProtocolFactory = factory
 
     def start(self) -> None:
         self.started += 1

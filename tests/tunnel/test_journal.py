@@ -142,7 +142,7 @@ class JSONTests(SynchronousTestCase):
         self.assertEqual((said[2]["level"], said[2]["subject"]), ("error", "CN=bücher"))
         self.assertIn("expires in 1 day: CN=bücher", said[2]["text"])
         self.assertEqual((said[3]["limit"], said[3]["value"]), ("descriptors", 1024))
-        self.assertEqual(said[5]["changes"], "1 servers added")
+        self.assertEqual(said[5]["changes"], "servers added: 1")
 
     def test_whole_log(self) -> None:
         """With everything as JSON, what is not the tunnel's is an object as well."""

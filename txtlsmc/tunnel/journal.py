@@ -187,13 +187,18 @@ class Journal:
             seconds=seconds,
         )
 
-    def stopped(self) -> None:
-        """Tell that all is closed."""
-        self._write("stopped", LogLevel.info, "ended: all connections are closed")
+    def stopped(self, *, in_time: bool = True) -> None:
+        """Tell that all is closed, or that something did not close in time."""
+        self._write(
+            "stopped",
+            LogLevel.info if in_time else LogLevel.warn,
+            "ended: {how}",
+            how="all connections are closed" if in_time else "some connections were still busy",
+        )
 
     def reloaded(self, changes: Mapping[str, int]) -> None:
         """Tell that the settings were read anew, and how many of what changed."""
-        said = ", ".join(f"{number} {what}" for what, number in changes.items() if number)
+        said = ", ".join(f"{what}: {number}" for what, number in changes.items() if number)
         self._write(
             "reloaded",
             LogLevel.info,

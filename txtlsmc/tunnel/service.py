@@ -8,7 +8,6 @@ from typing import Any, Final
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, DeferredList
-from twisted.internet.error import TimeoutError as TooLate
 from twisted.internet.interfaces import IProtocolFactory
 from twisted.internet.task import LoopingCall
 
@@ -302,10 +301,7 @@ class TunnelService(Service):
         self.hub.journal.draining(open_now, seconds)
         draining = [passage.drain(seconds) for passage in self._passages]
         done = DeferredList([*draining, *self._leaving], consumeErrors=True)
-        # Whatever hangs there, the process ends.
+        # Whatever hangs there, the process ends: those are cancelled, and so fail.
         done.addTimeout(seconds + _MOMENT, self._reactor)
-        try:
-            await done
-        except TooLate:
-            return
-        self.hub.journal.stopped()
+        ended = await done
+        self.hub.journal.stopped(in_time=all(succeeded for succeeded, _ in ended))
