@@ -29,6 +29,7 @@ from txtlsmc.net.certificates import (
     verification_error,
 )
 from txtlsmc.net.pem import load_client_certificate, load_trust_roots
+from txtlsmc.net.resumption import Resumption
 from txtlsmc.net.tls_handshake import handshake_failure, openssl_reasons
 from txtlsmc.settings import TLS, Server
 
@@ -43,13 +44,16 @@ class ClientTLS:
         server: the server.
         tls: the settings.
         host: whom its certificate must be for.
+        resumption: what keeps sessions, if anything does.
     """
 
-    def __init__(self, server: Server, tls: TLS) -> None:
+    def __init__(self, server: Server, tls: TLS, resumption: Resumption | None = None) -> None:
         """
         Args:
             server: its own host is whom the certificate must be for, whatever address is dialled.
             tls: the settings; ``server_name`` is another one to be for.
+            resumption: keeps the session for the next connection, and this object's alone; None:
+                each connection begins a new one.  It is not used where nobody is verified.
 
         Raises:
             InvalidSetting: there is no host name, or a file is missing or can not be used.
@@ -61,7 +65,8 @@ class ClientTLS:
                 " server's certificate"
             )
         self.server, self.tls, self.host = server, tls, Host(name)
-        self._creator = _client_options(self.host, tls)
+        self.resumption = None if tls.insecure_no_verify else resumption
+        self._creator = _client_options(self.host, tls, tickets=self.resumption is not None)
 
     def attempt(self) -> TLSAttempt:
         """Return what one attempt to connect needs."""
@@ -75,11 +80,15 @@ class TLSAttempt:
 
     Attributes:
         client: what it belongs to.
+        resumed: whether it took up an earlier session; known once the handshake is complete.
     """
+
+    resumed = False
 
     def __init__(self, client: ClientTLS, creator: IOpenSSLClientConnectionCreator) -> None:
         self.client, self._creator = client, creator
         self._verification = _Verification(client)
+        self._offered: CertificateFacts | None = None
 
     @property
     def failure(self) -> CertificateError | None:
@@ -88,8 +97,8 @@ class TLSAttempt:
 
     @property
     def peer(self) -> CertificateFacts | None:
-        """What the server's certificate says, once it was accepted."""
-        return self._verification.peer
+        """What the server's certificate says, once it was accepted, here or with the session."""
+        return self._offered if self.resumed else self._verification.peer
 
     def clientConnectionForTLS(self, protocol: TLSMemoryBIOProtocol) -> SSL.Connection:
         """Make the OpenSSL connection for *protocol*, as Twisted's TLS layer asks for it."""
@@ -97,7 +106,25 @@ class TLSAttempt:
         # A verdict of its own for each connection: none can be taken for another's.
         self._verification = _Verification(self.client)
         connection.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, self._verification)
+        if self.client.resumption is not None:
+            self._offered = self.client.resumption.offer(connection, self.client.tls.pins)
         return connection
+
+    def handshake_completed(self) -> None:
+        """Learn that the handshake is complete: who the server is, is known from now on."""
+        # Every handshake asks for our verdict, and fails without; but for one: that which takes up
+        # the session that we offered.  (pyOpenSSL does not tell whether OpenSSL took it up.)
+        self.resumed = self._offered is not None and not self._verification.asked
+
+    def keep_session(self, connection: SSL.Connection) -> None:
+        """
+        Keep what the session of *connection* has come to, for the next connection.
+
+        Under TLS 1.3 there is nothing worth keeping before the server's first words.
+        """
+        resumption, peer = self.client.resumption, self.peer
+        if resumption is not None and peer is not None:
+            resumption.keep(connection, peer)
 
 
 class _Verification:
@@ -109,12 +136,14 @@ class _Verification:
 
     def __init__(self, client: ClientTLS) -> None:
         self._client = client
+        self.asked = False
         self.failure: CertificateError | None = None
         self.peer: CertificateFacts | None = None
 
     def __call__(
         self, connection: SSL.Connection, certificate: crypto.X509, code: int, depth: int, ok: int
     ) -> bool:
+        self.asked = True
         # An exception would vanish inside of OpenSSL, so it becomes the verdict, whatever it is.
         try:
             problem = self._problem(certificate, code, depth, accepted=bool(ok))
@@ -166,14 +195,17 @@ def handshake_error(server_name: str, reason: Failure, attempt: TLSAttempt) -> C
     )
 
 
-def _client_options(host: Host, tls: TLS) -> IOpenSSLClientConnectionCreator:
+def _client_options(host: Host, tls: TLS, *, tickets: bool) -> IOpenSSLClientConnectionCreator:
     """
     Return Twisted's options for *tls*, proven usable.
 
     Raises:
         InvalidSetting: they are not.
     """
-    extra: dict[str, Any] = {"raiseMinimumTo": _MINIMUM[tls.minimum_version]}
+    extra: dict[str, Any] = {
+        "raiseMinimumTo": _MINIMUM[tls.minimum_version],
+        "enableSessionTickets": tickets,
+    }
     if tls.client_certificate is not None:
         # By this way, as the argument of its own takes nothing but pyOpenSSL's deprecated classes.
         (extra["certificate"], *extra["extraCertChain"]), extra["privateKey"] = (
