@@ -92,6 +92,7 @@ ORDER = (
     "tunnel.expiry",
     "tunnel.hub",
     "tunnel.passage",
+    "tunnel.pair",
     "tunnel.relay",
     "tunnel.login",
     "tunnel.upstream",
