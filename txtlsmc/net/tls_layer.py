@@ -69,6 +69,11 @@ class TLSLayer(TLSMemoryBIOProtocol):
     # `_flushReceiveBIO`, which we replace, and `_tlsConnection`, `_lostTLSConnection`, `_aborted`
     # and `_tlsShutdownFinished`, which they need.
 
+    @property
+    def writer(self) -> DirectWriter:
+        """What writes below TLS, and knows whether anything of it waits."""
+        return self._writer
+
     def makeConnection(self, transport: ITransport) -> None:
         """Begin the handshake."""
         self._writer = DirectWriter(transport)
