@@ -28,6 +28,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from txtlsmc.net.direct import DirectWriter
+from txtlsmc.net.tls_layer import TLSLayer
 from txtlsmc.tunnel.counters import Counters
 
 #: Seconds without a byte, after which an answer counts as the last one.
@@ -94,7 +95,7 @@ class Pair:
     """
 
     __slots__ = (
-        *("_cut", "_early", "_keeper", "_server", "_sides", "_socket", "_writer"),
+        *("_cut", "_early", "_keeper", "_server", "_sides", "_socket", "_to_local", "_to_server"),
         *("asked", "full", "local", "moved", "since", "stage", "stop_dialling", "upstream"),
     )
 
@@ -111,7 +112,8 @@ class Pair:
         self._keeper = keeper
         self._socket: Any = None  # the local transport, once it is there
         self._server: Any = None  # the upstream transport
-        self._writer: DirectWriter | None = None
+        self._to_local: _Outlet
+        self._to_server: _Outlet
         self._sides = 0  # connections that are there
         self._early: list[bytes] = []
         self._cut = False
@@ -149,17 +151,12 @@ class Pair:
         self.stop_dialling = None
         self._server = transport
         _switch_on(transport)
-        # The transports are not each other's producers themselves: they take the end of the one
-        # for an order to close the other in good order, whatever the end was.
-        self._writer = DirectWriter(self._socket)
-        self._writer.on_drained = self._local_takes
-        if isinstance(self._socket, TLSMemoryBIOProtocol):
-            self._socket.registerProducer(_Flow(self._local_full, self._local_takes), True)
-        transport.registerProducer(_Flow(self._server_full, self._server_takes), True)
+        self._to_local = _Outlet(self._socket, self._local_full, self._local_takes)
+        self._to_server = _Outlet(transport, self._server_full, self._server_takes)
+        self._socket.resumeProducing()
         early, self._early = self._early, []
         for data in early:
             self.from_local(data)
-        self._socket.resumeProducing()
 
     # Bytes
 
@@ -170,7 +167,7 @@ class Pair:
             return
         self.moved = self.asked = True
         self._keeper.counters.bytes_to_upstream += len(data)
-        self._server.write(data)
+        self._to_server.write(data)
 
     def from_server(self, data: bytes) -> None:
         """Carry what the server said."""
@@ -178,11 +175,7 @@ class Pair:
             return
         self.moved, self.asked = True, False
         self._keeper.counters.bytes_from_upstream += len(data)
-        writer = self._writer
-        assert writer is not None
-        writer.write(data)
-        if writer.queued:
-            self._local_full()
+        self._to_local.write(data)
 
     def _local_full(self) -> None:
         if not self.full:
@@ -200,6 +193,7 @@ class Pair:
         self._socket.pauseProducing()
 
     def _server_takes(self) -> None:
+        self.moved = True
         if self.stage is Stage.OPEN:
             self._socket.resumeProducing()
 
@@ -210,7 +204,7 @@ class Pair:
         if self.stage is Stage.OPEN:
             self.stage = Stage.FINISHING
             self._socket.pauseProducing()
-            self._server.unregisterProducer()  # over TLS nothing can be closed before
+            self._to_server.release()
             self._keeper.watch(self)
 
     def local_lost(self, reason: Failure) -> None:
@@ -242,7 +236,7 @@ class Pair:
         self.stage, self._cut = Stage.EMPTYING, not clean
         self._keeper.watch(self)
         if isinstance(self._socket, TLSMemoryBIOProtocol):
-            self._socket.unregisterProducer()
+            self._to_local.release()
             # Without a close_notify, the end of the stream is no clean one.
             ending: Any = self._socket if clean else self._socket.transport
             ending.loseConnection()
@@ -259,8 +253,7 @@ class Pair:
         if not clean:
             self._server.abortConnection()
             return
-        if stage is Stage.OPEN:
-            self._server.unregisterProducer()
+        self._to_server.release()
         if stage is not Stage.TOLD or not isinstance(self._server, TLSMemoryBIOProtocol):
             self._server.loseConnection()
         if self.full:
@@ -347,19 +340,47 @@ class _Upstream(Protocol):
 
 
 @implementer(IPushProducer)
-class _Flow:
-    """What a transport tells when it has too much to write, and when it has no more."""
+class _Outlet:
+    """
+    Where one side's bytes go out: at once if possible.
 
-    __slots__ = ("_pause", "_resume")
+    It says when some wait, and when none do any more.  (The transports are not each other's
+    producers themselves: they take the end of the one for an order to close the other in good
+    order, whatever the end was.)
+    """
 
-    def __init__(self, pause: Callable[[], None], resume: Callable[[], None]) -> None:
-        self._pause, self._resume = pause, resume
+    __slots__ = ("_full", "_takes", "_transport", "_write", "_writer")
+
+    def __init__(self, transport: Any, full: Callable[[], None], takes: Callable[[], None]) -> None:
+        self._transport, self._full, self._takes = transport, full, takes
+        self._writer: DirectWriter | None = None
+        self._write: Callable[[bytes], None] = transport.write
+        if isinstance(transport, TLSLayer):
+            self._writer = transport.writer
+        elif isinstance(transport, TLSMemoryBIOProtocol):
+            transport.registerProducer(self, True)
+        else:
+            self._writer = DirectWriter(transport)
+            self._write = self._writer.write
+        if self._writer is not None:
+            self._writer.on_drained = takes
+
+    def write(self, data: bytes) -> None:
+        """Send *data*."""
+        self._write(data)
+        if self._writer is not None and self._writer.queued:
+            self._full()
+
+    def release(self) -> None:
+        """Let the transport be closed: TLS never ends while it has a producer."""
+        if self._writer is None:
+            self._transport.unregisterProducer()
 
     def pauseProducing(self) -> None:
-        self._pause()
+        self._full()
 
     def resumeProducing(self) -> None:
-        self._resume()
+        self._takes()
 
     def stopProducing(self) -> None:
         """The connection is gone, which its protocol is told as well."""
