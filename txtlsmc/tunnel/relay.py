@@ -10,6 +10,7 @@ connections are admitted.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 from twisted.internet.defer import Deferred, succeed
@@ -24,6 +25,7 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.python.failure import Failure
 
 from txtlsmc.errors import ConnectFailed, MemcacheError, shown
+from txtlsmc.net.secure import SecureEndpoint
 from txtlsmc.settings import TLS, Credentials, InsecurePlaintext, Limits, Server
 from txtlsmc.tunnel.hub import Hub
 from txtlsmc.tunnel.pair import QUIET, Pair, Stage
@@ -62,7 +64,7 @@ class Relay:
         settings: TunnelSettings,
         hub: Hub,
         *,
-        dialling: Dialling,
+        dialling: Dialling | None = None,
     ) -> None:
         """
         Args:
@@ -70,16 +72,17 @@ class Relay:
             server: where to.
             settings: of the tunnel.
             hub: what all listeners share.
-            dialling: makes the endpoint.
+            dialling: makes the endpoint; for tests.
 
         Raises:
             InvalidSetting: a file of the TLS settings can not be used.
         """
         self.factory = _Locals(self)
         self.server, self.counters = server, hub.counters
-        self._reactor, self._hub, self._dialling = reactor, hub, dialling
+        self._reactor, self._hub = reactor, hub
+        self._dialling = dialling or self._secure
         self._limits, self._patience = settings.limits, settings.client.limits
-        self._endpoint = dialling(reactor, server, settings.client.tls, self._patience)
+        self._endpoint = self._dialling(reactor, server, settings.client.tls, self._patience)
         self._pairs: set[Pair] = set()
         self._watched: set[Pair] = set()
         self._looking: IDelayedCall | None = None
@@ -89,6 +92,13 @@ class Relay:
 
     def __repr__(self) -> str:
         return f"<Relay {self.server}>"
+
+    def _secure(
+        self, reactor: IReactorTime, server: Server, tls: TLS | InsecurePlaintext, limits: Limits
+    ) -> SecureEndpoint:
+        endpoint = SecureEndpoint(reactor, server, tls=tls, limits=limits, resume=True)
+        endpoint.on_handshake = partial(self._hub.expiry.look, server)
+        return endpoint
 
     def start(self) -> None:
         """Do nothing: who connects is dialled for."""
@@ -153,13 +163,19 @@ class Relay:
 
     def greeted(self, pair: Pair) -> None:
         """Dial for it."""
-        dialled = self._endpoint.connect(_One(pair.upstream))
+        endpoint = self._endpoint
+        dialled = endpoint.connect(_One(pair.upstream))
         if pair.stage is Stage.DIALLING:
             pair.stop_dialling = dialled.cancel
-        dialled.addCallbacks(self._dialled, self._not_dialled, errbackArgs=(pair,))
+        dialled.addCallbacks(
+            self._dialled, self._not_dialled, callbackArgs=(endpoint,), errbackArgs=(pair,)
+        )
 
-    def _dialled(self, upstream: IProtocol) -> None:
+    def _dialled(self, upstream: IProtocol, endpoint: IStreamClientEndpoint) -> None:
         self.counters.upstream_ready += 1
+        # Of the latest connection, which is this one: it tells as soon as there is one.
+        if isinstance(endpoint, SecureEndpoint) and endpoint.resumed:
+            self.counters.sessions_resumed += 1
         self._hub.journal.ready(self.server)
 
     def _not_dialled(self, reason: Failure, pair: Pair) -> Failure | None:
