@@ -99,8 +99,6 @@ ORDER = (
     "tunnel.local",
     "tunnel.gateway",
     "tunnel.status",
-    "tunnel.listeners",
-    "tunnel.expiry",
     "tunnel.certificates",
     "tunnel.listeners",
     "tunnel.signals",

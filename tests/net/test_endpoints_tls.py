@@ -60,6 +60,7 @@ from txtlsmc.errors import (
     TLSFailed,
     TLSVersionRefused,
 )
+from txtlsmc.net.certificates import CertificateFacts
 from txtlsmc.net.endpoints import ReadyEndpoint, connect
 from txtlsmc.settings import MECHANISMS, TLS, Credentials, InsecurePlaintext, Limits, Server
 from txtlsmc.testing.authority import Authority
@@ -245,6 +246,22 @@ class CertificateTests(LoopbackTestCase):
         issued = authority().issue("localhost", "127.0.0.1")
         name = "mc1.example:11211"
         await self.refused(issued, CertificateWrongHost, "not for mc1.example", name=name)
+
+    async def test_told(self) -> None:
+        """Who wants to know of certificates is told of each that was accepted, and of no other."""
+        told: list[CertificateFacts] = []
+        for issued in (localhost(), stranger().issue("localhost")):
+            port = self.listen(Memcached(users()), issued.server_options())
+            endpoint = self.endpoint(port, credentials=credentials())
+            endpoint.on_handshake = told.append
+            for _ in range(2):
+                try:
+                    await self.connected(endpoint)
+                except CertificateError:
+                    self.assertIsNone(endpoint.peer)
+                else:
+                    self.assertIs(endpoint.peer, told[-1])
+        self.assertEqual(len(told), 2)
 
     async def test_pin(self) -> None:
         """A server with another key than the pinned one is refused, though it is trusted."""

@@ -90,9 +90,11 @@ class ReadyEndpoint:
         server: where to.
         peer: what the certificate of the server said at the latest successful handshake; None
             before the first, and without TLS.
+        on_handshake: called with *peer* at every successful handshake, before SASL.
     """
 
     peer: CertificateFacts | None = None
+    on_handshake: Callable[[CertificateFacts], object] | None = None
 
     def __init__(
         self,
@@ -189,6 +191,8 @@ class ReadyEndpoint:
 
     def _verified(self, tls: TLSAttempt) -> None:
         self.peer = tls.peer
+        if self.on_handshake is not None and tls.peer is not None:
+            self.on_handshake(tls.peer)
 
 
 def connect(

@@ -10,6 +10,7 @@ something are closed at once, as by a dead server, and each new one has it diall
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from twisted.internet.defer import Deferred, DeferredSemaphore, gatherResults
 from twisted.internet.interfaces import (
@@ -79,13 +80,15 @@ class Gateway:
         self._draining: Deferred[None] | None = None
 
     def _endpoint(self) -> IStreamClientEndpoint:
-        return ReadyEndpoint(
+        endpoint = ReadyEndpoint(
             self._reactor,
             self.server,
             tls=self._tls,
             credentials=self._credentials,
             limits=self._settings.client.limits,
         )
+        endpoint.on_handshake = partial(self._hub.expiry.look, self.server)
+        return endpoint
 
     @property
     def ready(self) -> int:
