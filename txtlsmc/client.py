@@ -278,12 +278,12 @@ class MemcacheClient:
         Returns:
             A Deferred that fires with the value, or with *default* on a miss.
         """
-        bare = encode_key(key)
-        request = Request(_GET, self._wire_key(bare))
+        wire_key = hashed = encode_key(key)
+        if self._namespace:
+            wire_key, hashed = self._wire_key(hashed), self._hashed(hashed)
         reader = self._read_or_none if default is None else self._reader(default)
-        return self._dispatcher.ask(
-            self._hashed(bare), Operation(request, reader), timeout, read=True, miss=default
-        )
+        asked = Operation(Request(_GET, wire_key), reader)
+        return self._dispatcher.ask(hashed, asked, timeout, read=True, miss=default)
 
     def gets(self, key: str | bytes, *, timeout: float | None = None) -> Deferred[Item | None]:
         """

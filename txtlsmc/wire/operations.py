@@ -104,7 +104,7 @@ def encode_key(key: str | bytes) -> bytes:
     try:
         encoded = key.encode() if isinstance(key, str) else key
         if _LEGAL_KEY.fullmatch(encoded):
-            return bytes(encoded)
+            return encoded if type(encoded) is bytes else bytes(encoded)
     except (AttributeError, TypeError):
         raise InvalidKey(f"a key is str or bytes, not {type(key).__name__}") from None
     except UnicodeEncodeError as error:

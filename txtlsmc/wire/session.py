@@ -135,19 +135,19 @@ class Session(Generic[T]):
             raise PendingLimit("max_pending", self._max_pending)
         if self.pending and self._pending_bytes + size > self._max_pending_bytes:
             raise PendingLimit("max_pending_bytes", self._max_pending_bytes)
-        return self._take(request, token, size)
-
-    def _take(self, request: Request, token: T | None, size: int) -> Place[T]:
         opcode = request.opcode
         request.opaque = opaque = self._next_opaque
-        self._next_opaque = (opaque + 1) & OPAQUES
         place = Place(token, opcode, request.key, opaque, opcode in _QUIET, size)
-        self._places.append(place)
-        self.pending += 1
-        self._pending_bytes += size
+        self._take(place, 1, size)
         self._unsent.append(request.encode())
-        self._unsent_bytes += size
         return place
+
+    def _take(self, place: Place[T], count: int, size: int) -> None:
+        self._places.append(place)
+        self._next_opaque = (self._next_opaque + count) & OPAQUES
+        self.pending += count
+        self._pending_bytes += size
+        self._unsent_bytes += size
 
     def send_run(self, run: Run[Any], token: T) -> RunPlace[T]:
         """
@@ -169,13 +169,9 @@ class Session(Generic[T]):
         if self._pending_bytes + size > self._max_pending_bytes:
             raise PendingLimit("max_pending_bytes", self._max_pending_bytes)
         opaque = self._next_opaque
-        self._next_opaque = (opaque + count) & OPAQUES
         place = RunPlace(token, run, opaque, size)
-        self._places.append(place)
-        self.pending += count
-        self._pending_bytes += size
+        self._take(place, count, size)
         self._unsent += run.frames(opaque)
-        self._unsent_bytes += size
         return place
 
     def data_to_send(self) -> bytes:
@@ -198,7 +194,9 @@ class Session(Generic[T]):
             return []
         last = self._places[-1]
         if last.quiet and last.opcode != _QUITQ:  # behind that one nothing is answered
-            self._take(Request(_NOOP), None, HEADER_SIZE)
+            fence = Request(_NOOP, opaque=self._next_opaque)
+            self._take(Place(None, _NOOP, b"", fence.opaque, False, HEADER_SIZE), 1, HEADER_SIZE)
+            self._unsent.append(fence.encode())
         frames, self._unsent = self._unsent, []
         total, self._unsent_bytes = self._unsent_bytes, 0
         if total <= FLIGHT:
