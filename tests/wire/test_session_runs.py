@@ -166,6 +166,17 @@ class RunTests(SynchronousTestCase):
         longest = hit(first, bytes(MAX_BODY - 4))
         self.assertEqual(self.session.receive(encoded(longest)), [("run", [])])
 
+    def test_wrong_length_alone(self) -> None:
+        """The same holds for the item that a single read is answered with."""
+        for body in (*range(4), MAX_BODY + 1):
+            self.session = self.new_session()
+            self.session.send(op.get("key").request, "one")
+            wrong = HEADER.pack(0x81, Opcode.GET, 0, 4, 0, 0, body, 7, 0)
+            self.session.data_to_send()
+            self.assertEqual(self.session.receive(wrong + bytes(200)), [])
+            assert self.session.error is not None
+            self.assertEqual(self.session.error.field, "body length")
+
     def test_unsent(self) -> None:
         """Nothing can be answered before it was sent."""
         place = self.session.send_run(run_of_gets(keys_of(2), RawItem, None), "run")
