@@ -19,7 +19,7 @@ from twisted.trial.unittest import TestCase
 
 from tests.refusals import RefusalTestCase
 from tests.secrecy import USER, leaks, password
-from tests.tunnel.fakes import EchoPassage
+from tests.tunnel.echoing import EchoPassage
 from tests.tunnel.talking import talk
 from tests.tunnel.twistd import Twistd
 from txtlsmc import __version__

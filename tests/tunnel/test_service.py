@@ -16,7 +16,7 @@ from twisted.internet.defer import Deferred
 from twisted.trial.unittest import TestCase
 
 from tests.secrecy import credentials
-from tests.tunnel.fakes import EchoPassage
+from tests.tunnel.echoing import EchoPassage
 from tests.tunnel.hearing import Heard
 from tests.tunnel.talking import Talk, client_tls, listen_files, talk
 from txtlsmc.errors import InvalidSetting

@@ -20,7 +20,7 @@ class Twistd(Command):
         # Whom systemd has started knows itself by this number, which nobody knows beforehand.
         "import os; os.environ['LISTEN_PID'] = str(os.getpid())\n"
         "from txtlsmc import tap\n"
-        "tap._MODES = dict.fromkeys(tap._MODES, 'tests.tunnel.fakes.EchoPassage')\n"
+        "tap._MODES = dict.fromkeys(tap._MODES, 'tests.tunnel.echoing.EchoPassage')\n"
         "from twisted.scripts.twistd import run\n"
         "run()"
     )
