@@ -89,6 +89,7 @@ class LocalConnection(TwistedProtocol):
         self._unread_bytes = 0
         self._choked = False  # by the transport, where the writer can not tell
         self._paused = False
+        self._held = False  # whether something is counted as kept for it
         self._no_more = False  # nothing more will be asked
         self._closing = False
         # What the sweep saw last, and for how many seconds it has seen the same.
@@ -122,6 +123,8 @@ class LocalConnection(TwistedProtocol):
         if self._closing:
             return
         if not self._spoken:
+            if not data:
+                return
             self._spoken = True
             if data[0] != REQUEST_MAGIC:
                 self._not_binary(data)
@@ -130,11 +133,23 @@ class LocalConnection(TwistedProtocol):
         conversation.feed(data)
         if conversation.more:
             self._upstream.ask(conversation)
-        if conversation.buffered > _PIECE:
-            self._hold()
-            if conversation.more and conversation.buffered > _READ_AHEAD and not self._closing:
-                self._paused = True
-                self.transport.pauseProducing()
+        if self._held or conversation.buffered > _PIECE:
+            self._keep_up()
+
+    def _keep_up(self) -> None:
+        """Count what is kept, and read on unless enough requests wait for their turn."""
+        self._hold()
+        if self._closing or self._no_more:
+            return
+        conversation = self.conversation
+        # A single request may be larger than that: it has to be read on to become whole.
+        waiting = conversation.buffered if conversation.more else 0
+        if self._paused and waiting <= _READ_AHEAD // 2:
+            self._paused = False
+            self.transport.resumeProducing()
+        elif not self._paused and waiting > _READ_AHEAD:
+            self._paused = True
+            self.transport.pauseProducing()
 
     def _not_binary(self, data: bytes) -> None:
         hint = _HINTS.get(data[0], "HTTP" if data[:5] in _HTTP else "text")
@@ -168,11 +183,8 @@ class LocalConnection(TwistedProtocol):
         if answers:
             self._tell(bytes(answers[0]) if len(answers) == 1 else b"".join(answers))
             answers.clear()
-        if self._paused and conversation.buffered <= _READ_AHEAD // 2 and not self._no_more:
-            self._paused = False
-            self._hold()
-            if not self._closing:
-                self.transport.resumeProducing()
+        if self._held:
+            self._keep_up()
         if not conversation.in_flight:
             self.settle()
 
@@ -202,7 +214,8 @@ class LocalConnection(TwistedProtocol):
 
     def _hold(self) -> None:
         kept = self._unread_bytes + self.conversation.buffered
-        self._hub.memory.hold(self, kept if kept > _PIECE else 0)
+        self._held = kept > _PIECE
+        self._hub.memory.hold(self, kept if self._held else 0)
 
     def _drained(self) -> None:
         """Go on: all that was written has been read."""
@@ -232,6 +245,8 @@ class LocalConnection(TwistedProtocol):
 
     def settle(self) -> None:
         """Answer what is answered here, or end, unless an answer has to come first."""
+        if self._held:
+            self._keep_up()
         conversation = self.conversation
         if conversation.in_flight or self._closing or not self._admitted:
             return

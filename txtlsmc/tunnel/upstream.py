@@ -39,7 +39,7 @@ class Local(Protocol):
         """Take the answers that have come, and do what had to wait for them."""
 
     def settle(self) -> None:
-        """Do what had to wait until nothing is in flight."""
+        """Do what is not for the server, once nothing is in flight."""
 
     def upstream_lost(self) -> None:
         """End: an answer may have been lost."""
@@ -123,14 +123,16 @@ class UpstreamConnection(KeptProtocol):
             if session.take(conversation):
                 if conversation.more and conversation.in_flight < conversation.pace:
                     asking[conversation] = None
+                if conversation.here is None and not conversation.ended:
+                    continue
             elif session.full:
                 asking[conversation] = None
                 self._counters.pending_full += 1
                 break
-            if conversation.here is not None or conversation.ended:
-                conversation.owner.settle()
-                if conversation.more and conversation.here is None:
-                    asking[conversation] = None
+            here = conversation.here
+            conversation.owner.settle()
+            if here is not None and conversation.here is None and conversation.more:
+                asking[conversation] = None
         self._serving = False
         taken = len(session) - before
         if taken and not self._over:
