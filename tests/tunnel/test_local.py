@@ -91,3 +91,21 @@ class EndingTests(GatewayTestCase):
         self.world.settle()
         self.assertTrue(client.lost)
         self.assertEqual(len(line.requests()), 1)
+
+class ChokedTests(GatewayTestCase):
+    def test_nothing_is_answered(self) -> None:
+        """Of who does not read nothing is answered here either."""
+        line = self.served()
+        client = self.client(get(b"big"))
+        client.wire.reads = False
+        line.say(found(line.request(), b"v" * 200_000))
+        client.say(Request(Opcode.SASL_LIST).encode() * 1000)
+        self.assertEqual(self.counters.answered_here, 0)
+        client.wire.take(1 << 20)
+        client.wire.take(1 << 20)
+        client.wire.take(1 << 20)
+        client.wire.take(1 << 20)
+        client.wire.reads = True
+        self.world.settle()
+        self.assertEqual(len(client.hear()), 1001)
+        self.assertEqual(self.counters.answered_here, 1000)

@@ -125,7 +125,7 @@ class UpstreamConnection(KeptProtocol):
                     asking[conversation] = None
                 if conversation.here is None and not conversation.ended:
                     continue
-            elif session.full:
+            elif session.full and conversation.held_up:
                 asking[conversation] = None
                 self._counters.pending_full += 1
                 break

@@ -144,6 +144,12 @@ class Conversation(Generic[T]):
         """Whether a request has begun, and is not whole."""
         return not self.ended and (self._skip > 0 or (bool(self._buffer) and not self.more))
 
+    @property
+    def held_up(self) -> bool:
+        """Whether nothing of its own keeps it from asking."""
+        free = self.here is None and not self.choked and self.in_flight < self.pace
+        return free and self.more
+
     def feed(self, data: bytes) -> None:
         """Take the next piece of what the client says."""
         if self.ended:

@@ -103,10 +103,12 @@ class SharedSession(Generic[T]):
         Returns:
             Whether there was anything to take: then there may be more.
         """
+        if conversation.choked:
+            return False
         places = self._places
         before = len(places)
         room = min(conversation.pace - conversation.in_flight, self._max_pending - before)
-        if conversation.choked or self._pending_bytes >= self._max_pending_bytes:
+        if self._pending_bytes >= self._max_pending_bytes:
             room = 0
         data = conversation.cut(places, self._next, max(room, 0))
         if not data:
