@@ -92,6 +92,34 @@ class EndingTests(GatewayTestCase):
         self.assertTrue(client.lost)
         self.assertEqual(len(line.requests()), 1)
 
+    def test_idle_is_after_the_answer(self) -> None:
+        """The time for which a client is idle begins when it has its answer."""
+        line = self.served(limits=TunnelLimits(idle_seconds=1.5))
+        client = self.client(get())
+        self.world.pass_by(1.4)
+        line.say(found(line.request()))
+        self.world.pass_by(1)
+        self.assertFalse(client.lost)
+        self.world.pass_by(1)
+        self.assertTrue(client.lost)
+        self.assertEqual(self.counters.closed_idle, 1)
+        self.assertEqual(len(self.lines("limit reached: idle_seconds")), 1)
+
+    def test_closing_takes_no_longer_than_a_stall(self) -> None:
+        """A client that does not read what was told before the end is given up."""
+        line = self.served(limits=TunnelLimits(stall_seconds=2))
+        client = self.client(get())
+        client.wire.reads = False
+        client.half_close()
+        line.say(found(line.request()))
+        self.world.pass_by(1)
+        self.assertFalse(client.lost)
+        self.world.pass_by(2)
+        self.assertTrue(client.wire.aborted)
+        self.assertTrue(client.lost)
+        self.assertEqual(self.counters.local_connections, 0)
+
+
 class ChokedTests(GatewayTestCase):
     def test_nothing_is_answered(self) -> None:
         """Of who does not read nothing is answered here either."""

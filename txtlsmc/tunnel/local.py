@@ -93,7 +93,7 @@ class LocalConnection(TwistedProtocol):
         self._no_more = False  # nothing more will be asked
         self._closing = False
         # What the sweep saw last, and for how many seconds it has seen the same.
-        self._seen: tuple[int, int, bool, bool] = (0, 0, False, False)
+        self._seen: tuple[int | bool, ...] = ()
         self._same_seconds = 0.0
         self._pieces = 0
 
@@ -343,15 +343,16 @@ class LocalConnection(TwistedProtocol):
             seconds: since the last look.
         """
         conversation, counters = self.conversation, self._hub.counters
-        stalled = bool(self._unread) or (self._admitted and self._writer.queued) or self._choked
-        half = conversation.inside_request
-        seen = (conversation.asked, self._pieces, stalled, half)
+        # Over TLS the end of a connection waits for the client as well.
+        stalled = self._closing or bool(self._unread) or self._writer.queued or self._choked
+        half, busy = conversation.inside_request, conversation.in_flight > 0
+        seen = (conversation.asked, self._pieces, stalled, half, busy)
         if seen != self._seen:
             self._seen, self._same_seconds = seen, 0.0
             return
         self._same_seconds += seconds
         limits = self._limits
-        idle = limits.idle_seconds and not conversation.in_flight
+        idle = limits.idle_seconds and not busy
         if stalled:
             if self._same_seconds >= limits.stall_seconds:
                 counters.closed_stalled += 1
@@ -364,4 +365,5 @@ class LocalConnection(TwistedProtocol):
                 self.abort()
         elif idle and self._same_seconds >= limits.idle_seconds:
             counters.closed_idle += 1
+            self._hub.journal.limit("idle_seconds", limits.idle_seconds)
             self._close()
