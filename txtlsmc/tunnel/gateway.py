@@ -222,10 +222,9 @@ class Upstream:
         settings = self._settings
         return UpstreamConnection(
             self._reactor,
-            self._hub.counters,
+            self._hub,
             settings.client.limits,
             settings.limits,
-            self._hub.monotonic,
         )
 
     @property

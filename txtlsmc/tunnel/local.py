@@ -260,16 +260,18 @@ class LocalConnection(TwistedProtocol):
 
     def _answer(self, here: Request | Refusal) -> None:
         counters = self._hub.counters
+        counters.requests += 1
         counters.answered_here += 1
         if isinstance(here, Refusal):
             counters.refused_shape += 1
             if here.status == Status.VALUE_TOO_LARGE:
                 counters.closed_max_request += 1
-            self._tell(error_response(here.request, here.status).encode())
+                self._hub.journal.limit("max_request", self._limits.max_request)
+            self._tell_here(error_response(here.request, here.status))
             return
         if here.opcode in (Opcode.QUIT, Opcode.QUITQ):
             if here.opcode == Opcode.QUIT:
-                self._tell(Response(here.opcode, Status.OK, here.opaque).encode())
+                self._tell_here(Response(here.opcode, Status.OK, here.opaque))
             self.conversation.end()
             return
         answer = self._login.answer(here)
@@ -278,6 +280,10 @@ class LocalConnection(TwistedProtocol):
         if self._login.refused:
             counters.refused_login += 1
             self._upstream.login_refused()
+        self._tell_here(answer)
+
+    def _tell_here(self, answer: Response) -> None:
+        self._hub.counters.answers += 1
         self._tell(answer.encode())
 
     # The end
@@ -310,24 +316,25 @@ class LocalConnection(TwistedProtocol):
             self._no_more = True
             self.conversation.end()
             return  # the last piece's `_drained` comes here again
-        self._closing = True
-        self.conversation.end()
+        self._leave()
         if not self._writer.direct:
             self.transport.unregisterProducer()  # over TLS it would never close with one
         self.transport.loseConnection()
 
+    def _leave(self) -> None:
+        """Ask nothing more, and let answers that still come be dropped."""
+        self._closing = self.conversation.gone = True
+        self.conversation.end()
+
     def abort(self) -> None:
         """End now."""
-        self._closing = True
+        self._leave()
         self.transport.abortConnection()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Forget it; answers that still come for it are dropped."""
-        self._closing = True
-        conversation = self.conversation
-        conversation.gone = True
-        conversation.end()
-        conversation.answers.clear()
+        self._leave()
+        self.conversation.answers.clear()
         self._unread.clear()
         self._hub.memory.hold(self, 0)
         if self._admitted:

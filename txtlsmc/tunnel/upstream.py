@@ -8,8 +8,6 @@ of at most a TLS record, so that neither a flood nor large requests hold up the 
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from typing import Final, Protocol
 
 from twisted.internet.defer import Deferred
@@ -21,7 +19,7 @@ from txtlsmc.errors import ConnectionClosed, MemcacheError, ServerSilent
 from txtlsmc.net.kept import KeptProtocol
 from txtlsmc.net.pipeline import FIRST_OPAQUE, why_lost
 from txtlsmc.settings import Limits
-from txtlsmc.tunnel.counters import Counters
+from txtlsmc.tunnel.hub import Hub
 from txtlsmc.tunnel.settings import TunnelLimits
 from txtlsmc.wire.conversation import Conversation
 from txtlsmc.wire.shared import SharedSession
@@ -54,22 +52,20 @@ class UpstreamConnection(KeptProtocol):
     def __init__(
         self,
         clock: IReactorTime,
-        counters: Counters,
+        hub: Hub,
         limits: Limits,
         local_limits: TunnelLimits,
-        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         """
         Args:
             clock: the reactor.
-            counters: those of the tunnel.
+            hub: what all listeners share.
             limits: of the connection; its `timeout` is how long an answer may take.
             local_limits: what may be pending.
-            monotonic: seconds that never jump.
         """
-        self._clock, self._monotonic = clock, monotonic
-        self._counters = counters
-        self._timeout = limits.timeout
+        self._clock, self._monotonic = clock, hub.monotonic
+        self._counters, self._journal = hub.counters, hub.journal
+        self._timeout, self._local_limits = limits.timeout, local_limits
         self._session: SharedSession[Local] = SharedSession(
             max_pending=local_limits.max_pending,
             max_pending_bytes=local_limits.max_pending_bytes,
@@ -82,8 +78,8 @@ class UpstreamConnection(KeptProtocol):
         self._sweeping: IDelayedCall | None = None
         self._sweeping_again = False
         self._overdue = 0.0  # when the sweep is late itself
-        self._progress = 0  # of the session, when it was last looked at …
-        self._since = 0.0  # … and since when it is that
+        self._heard = False  # whether anything has come since it was last looked at …
+        self._since = 0.0  # … and since when nothing has
         self._over = self._aborted = self._lost = False
         self._closing: Deferred[None] | None = None
         self._lingering: IDelayedCall | None = None
@@ -127,7 +123,7 @@ class UpstreamConnection(KeptProtocol):
                     continue
             elif session.full and conversation.held_up:
                 asking[conversation] = None
-                self._counters.pending_full += 1
+                self._tell_full()
                 break
             here = conversation.here
             conversation.owner.settle()
@@ -137,9 +133,10 @@ class UpstreamConnection(KeptProtocol):
         taken = len(session) - before
         if taken and not self._over:
             self._counters.forwarded += taken
+            self._counters.requests += taken
             if not before:
                 self._since = self._monotonic()
-                self._progress = session.progress
+                self._heard = False
             if self._sweeping is None:
                 self._sweep_soon(self._monotonic())
             for flight in session.flights():
@@ -147,19 +144,30 @@ class UpstreamConnection(KeptProtocol):
                 assert self.transport is not None
                 self.transport.write(flight)
 
+    def _tell_full(self) -> None:
+        limits = self._local_limits
+        over = len(self._session) >= limits.max_pending
+        name = "max_pending" if over else "max_pending_bytes"
+        self._counters.pending_full += 1
+        self._journal.limit(name, getattr(limits, name))
+
     # Down
 
     def dataReceived(self, data: bytes) -> None:
         """Hand the answers to those who asked."""
         if self._over:
             return
-        session, asking = self._session, self._asking
-        before = session.progress
-        self._counters.bytes_from_upstream += len(data)
+        session, asking, counters = self._session, self._asking, self._counters
+        before, dropped = session.answers, session.dropped
+        self._heard = True
+        counters.bytes_from_upstream += len(data)
         touched = session.receive(data)
-        if session.progress != before:
+        came = session.answers - before
+        if came:
             self.answered = True
-            self._counters.answers += session.progress - before
+            dropped = session.dropped - dropped
+            counters.answers += came - dropped
+            counters.dropped_answers += dropped
         self._serving = True  # what they ask meanwhile waits for the others' answers
         for conversation in touched:
             conversation.owner.deliver()
@@ -191,8 +199,8 @@ class UpstreamConnection(KeptProtocol):
         self._sweeping_again = False
         if not len(self._session):
             return
-        if self._session.progress != self._progress:
-            self._progress, self._since = self._session.progress, now
+        if self._heard:
+            self._heard, self._since = False, now
         elif now - self._since >= self._timeout:
             self._counters.upstream_silent += 1
             reason = f"the server was silent for {self._timeout:g} s"

@@ -47,7 +47,8 @@ class SharedSession(Generic[T]):
 
     Attributes:
         error: what the server did wrong, once it has.
-        progress: grows with every answer, and with every piece of a large one.
+        answers: how many have come for clients.
+        dropped: how many for clients that had gone.
     """
 
     def __init__(
@@ -61,7 +62,7 @@ class SharedSession(Generic[T]):
             first_opaque: the number of the first request.
         """
         self.error: RemoteProtocolError | None = None
-        self.progress = 0
+        self.answers = self.dropped = 0
         self._places: deque[Place[T]] = deque()
         self._max_pending, self._max_pending_bytes = max_pending, max_pending_bytes
         self._max_body = max_body
@@ -185,6 +186,7 @@ class SharedSession(Generic[T]):
         self._needed = HEADER_SIZE
         told: Conversation[T] | None = None  # whose the answers just before *start* are …
         told_from = 0  # … and where they begin
+        answers = told_since = 0  # … and which it is
         while size - start >= HEADER_SIZE:
             magic, opcode, key_length, extras_length, data_type, status, body, opaque, _ = (
                 HEADER.unpack_from(buffer, start)
@@ -226,17 +228,20 @@ class SharedSession(Generic[T]):
                     break
             last = opcode != _STAT or status or not key_length
             if conversation is not told:
-                if told is not None and not told.gone:
-                    told.answers.append(buffer[told_from:start])
-                told, told_from = conversation, start
+                if told is not None:
+                    if told.gone:
+                        self.dropped += answers - told_since
+                    else:
+                        told.answers.append(buffer[told_from:start])
+                told, told_from, told_since = conversation, start, answers
             if conversation is not None:
+                answers += 1
                 OPAQUE.pack_into(buffer, start + OPAQUE_AT, own)
                 touched[conversation] = None
                 if body > SMALL:
                     conversation.slow_down(body)
                 elif conversation.pace < conversation.window:
                     conversation.pace += 1
-            self.progress += 1
             if end > size:
                 self._passing_last = last
                 self._to_pass = end - size
@@ -245,8 +250,12 @@ class SharedSession(Generic[T]):
             if last:
                 self._end()
             start = end
-        if told is not None and not told.gone and start > told_from:
-            told.answers.append(buffer[told_from:start])
+        if told is not None and start > told_from:
+            if told.gone:
+                self.dropped += answers - told_since
+            else:
+                told.answers.append(buffer[told_from:start])
+        self.answers += answers
         if start < size and self.error is None:
             del buffer[:start]
             self._kept = buffer
@@ -288,7 +297,6 @@ class SharedSession(Generic[T]):
         conversation = self._places[0][0]
         piece = data[: self._to_pass]
         self._to_pass -= len(piece)
-        self.progress += 1
         if conversation is not None:
             touched[conversation] = None
             if not conversation.gone:
