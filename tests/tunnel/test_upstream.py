@@ -22,7 +22,7 @@ class CountingTests(GatewayTestCase):
         for at in range(0, len(said), 10_000):
             line.say(said[at : at + 10_000])
         client.say(Request(Opcode.SASL_LIST), get(b"x", 4, Opcode.GETQ))
-        quiet, fence = line.requests()
+        fence = line.requests()[1]
         line.say(answer(fence))
         self.assertEqual(len(client.hear()), 3)
         counters = self.counters
@@ -80,6 +80,26 @@ class CountingTests(GatewayTestCase):
 
 
 class EndTests(GatewayTestCase):
+    def test_lost_with_more_to_come(self) -> None:
+        """Who has asked and would ask more has lost an answer: it counts once, and as that."""
+        self.served(server_limits=Limits(timeout=1), limits=TunnelLimits(window=2))
+        client = self.client(*[get()] * 5)
+        self.world.pass_by(2)
+        self.assertTrue(client.lost)
+        self.assertEqual((self.counters.closed_upstream_lost, self.counters.refused_down), (1, 0))
+
+    def test_silence(self) -> None:
+        """A server that answers nothing is given up, and everybody who waits is closed."""
+        line = self.served(server_limits=Limits(timeout=1))
+        waits, idle = self.client(get()), self.client()
+        self.world.pass_by(0.9)
+        self.assertFalse(waits.lost)
+        self.world.pass_by(0.4)
+        self.assertEqual((waits.lost, idle.lost, line.lost), (True, False, True))
+        self.assertEqual(self.counters.upstream_silent, 1)
+        self.assertEqual(len(self.lines("the server was silent for 1 s")), 1)
+        self.assertEqual((self.counters.upstream_lost, self.counters.upstream_failed), (1, 0))
+
     def test_slow_is_not_silent(self) -> None:
         """A server is not silent while it sends anything, be it a byte at a time."""
         for size in (100, 70_000):
@@ -115,6 +135,22 @@ class EndTests(GatewayTestCase):
         self.assertEqual(client.hear(), [])
         self.assertTrue(client.inside_answer)
         self.assertEqual(len(self.lines("inside an answer")), 1)
+
+    def test_wrong_answer(self) -> None:
+        """An answer out of turn ends the connection; what came before it is told."""
+        line = self.served()
+        first, second = self.client(get()), self.client(get())
+        self.world.settle()
+        one, two = line.requests()
+        line.say(found(one), answer(two, status=Status.AUTHENTICATION_CONTINUE))
+        self.world.settle()
+        self.assertEqual(len(first.hear()), 1)
+        self.assertFalse(first.lost)
+        self.assertEqual(second.hear(), [])
+        self.assertTrue(second.lost)
+        self.assertTrue(line.lost)
+        self.assertEqual((self.counters.upstream_lost, self.counters.upstream_failed), (1, 0))
+
 
 class FairnessTests(GatewayTestCase):
     def test_flood(self) -> None:

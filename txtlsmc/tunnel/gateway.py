@@ -206,6 +206,7 @@ class Upstream:
         self.locals: dict[LocalConnection, None] = {}
         self.down = False
         self._reactor, self._server, self._settings, self._hub = reactor, server, settings, hub
+        self._was_ready = False  # whether the attempt that ends now had been successful
         self._gone: Deferred[None] | None = None
         self._redial = Redial(
             reactor,
@@ -274,7 +275,7 @@ class Upstream:
 
     def link_ready(self) -> None:
         """Serve those who wait."""
-        self.down = False
+        self.down, self._was_ready = False, True
         self._hub.counters.upstream_ready += 1
         self._hub.journal.ready(self._server)
         live = self._redial.live
@@ -286,7 +287,11 @@ class Upstream:
     def link_failed(self, error: MemcacheError) -> None:
         """Refuse those who wait."""
         self.down = True
-        self._hub.counters.upstream_failed += 1
+        if self._was_ready:
+            self._hub.counters.upstream_lost += 1
+        else:
+            self._hub.counters.upstream_failed += 1
+        self._was_ready = False
         self._hub.journal.lost(self._server, error)
         for local in list(self.locals):
             if local.conversation.more:
@@ -294,6 +299,7 @@ class Upstream:
 
     def link_lost(self, error: MemcacheError) -> None:
         """Keep in the log why, in case it does not come back."""
+        self._was_ready = False
         self._hub.counters.upstream_lost += 1
         self._hub.journal.lost(self._server, error)
 

@@ -227,11 +227,11 @@ class UpstreamConnection(KeptProtocol):
                 timer.cancel()
         self._gathering = self._sweeping = self._lingering = None
         self._asking.clear()  # nothing of theirs was sent: they are served by the next connection
-        told, self.on_end = self.on_end, None
-        if told is not None:
-            told(error)
         for conversation in self._session.waiting():
             conversation.owner.upstream_lost()
+        told, self.on_end = self.on_end, None
+        if told is not None:  # last: who is left has lost nothing
+            told(error)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """End all who wait for an answer."""
