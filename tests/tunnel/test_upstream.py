@@ -123,6 +123,39 @@ class EndTests(GatewayTestCase):
         self.assertFalse(client.lost)
         self.assertEqual(len(client.hear()), 5)
 
+    def test_lost_with_answers_pending(self) -> None:
+        """Whoever may have lost an answer is closed; others stay, and are served by the next."""
+        line = self.served()
+        waits, quiet = self.client(get()), self.client(store(b"v", opcode=Opcode.SETQ))
+        self.world.settle()
+        idle = self.client()
+        half = self.client(get().encode()[:-1])
+        line.lose(ConnectionLost())
+        self.world.settle()
+        self.assertEqual((waits.lost, quiet.lost, idle.lost, half.lost), (True, True, False, False))
+        self.assertEqual(self.counters.closed_upstream_lost, 2)
+        idle.say(get())
+        line = self.dials.accept()
+        line.say(found(line.request()))
+        half.say(get().encode()[-1:])
+        self.world.settle()
+        line.say(found(line.request()))
+        self.assertEqual((len(idle.hear()), len(half.hear())), (1, 1))
+
+    def test_unsent_are_served_by_the_next(self) -> None:
+        """Requests of which nothing was sent do not suffer from the end of a connection."""
+        line = self.served()
+        self.client(get())
+        waits = self.client(get(b"later"))  # its turn is at the end of the reactor's
+        line.lose(ConnectionLost())
+        self.world.settle()
+        self.assertFalse(waits.lost)
+        line = self.dials.accept()
+        asked = line.request()
+        self.assertEqual(asked.key, b"later")
+        line.say(found(asked))
+        self.assertEqual(len(waits.hear()), 1)
+
     def test_lost_inside_a_large_value(self) -> None:
         """Who got a part of a value gets the end of the connection, and nothing else."""
         line = self.served()

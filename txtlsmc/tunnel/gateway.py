@@ -208,7 +208,7 @@ class Upstream:
         self._reactor, self._server, self._settings, self._hub = reactor, server, settings, hub
         self._was_ready = False  # whether the attempt that ends now had been successful
         self._gone: Deferred[None] | None = None
-        self._redial = Redial(
+        self._redial = _AwaitedRedial(
             reactor,
             endpoint,
             self._build,
@@ -218,6 +218,10 @@ class Upstream:
             handshakes=handshakes,
             monotonic=hub.monotonic,
         )
+        self._redial.awaited = self._awaited
+
+    def _awaited(self) -> bool:
+        return any(local.conversation.more for local in self.locals)
 
     def _build(self, address: IAddress | None) -> UpstreamConnection:
         settings = self._settings
@@ -259,9 +263,10 @@ class Upstream:
         live = self._redial.live
         if live is not None:
             live.ask(conversation)
-        elif self.down:
+        else:
+            if self.down:
+                conversation.owner.refused()
             self._redial.wake()
-            conversation.owner.refused()
 
     def wake(self) -> None:
         """Dial now, if that is allowed."""
@@ -322,6 +327,20 @@ class Upstream:
     def close(self, seconds: float) -> Deferred[None]:
         """End the connection; fires when it is gone."""
         return self._redial.close(seconds)
+
+
+class _AwaitedRedial(Redial[UpstreamConnection]):
+    """
+    Makes the connection anew.
+
+    Attributes:
+        awaited: tells whether anybody waits for it.
+    """
+
+    awaited: Callable[[], bool]
+
+    def _awaited(self) -> bool:
+        return self.awaited()
 
 
 class _LocalFactory(Factory):
