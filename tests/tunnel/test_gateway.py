@@ -117,3 +117,13 @@ class ConnectingTests(GatewayTestCase):
         self.assertEqual(len(self.dials.all), 1)
         self.world.pass_by(15, 1)
         self.assertEqual(len(self.dials.all), 2)
+
+    def test_bound_to_what_is_there(self) -> None:
+        """With several connections a new client gets one that is there."""
+        self.made(upstream_connections=2)
+        line = self.dials.open[0].accept()
+        self.dials.open[0].fail()
+        clients = [self.client(get()) for _ in range(4)]
+        self.world.settle()
+        line.say(*map(found, line.requests()))
+        self.assertEqual([len(client.hear()) for client in clients], [1] * 4)

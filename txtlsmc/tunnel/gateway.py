@@ -126,7 +126,7 @@ class Gateway:
             upstream.dial_by(dial)
 
     def _local(self) -> LocalConnection:
-        upstream = min(self._upstreams, key=lambda each: len(each.locals))
+        upstream = min(self._upstreams, key=lambda each: (each.down, len(each.locals)))
         return LocalConnection(
             upstream,
             self._hub,
