@@ -14,7 +14,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tests.cluster.fakes import Dials, Journal, Line, World
 from tests.net.fakes import answer
-from txtlsmc.errors import ConnectRefused
+from tests.secrecy import USER
+from txtlsmc.errors import ConnectRefused, MemcacheError
 from txtlsmc.settings import ClientSettings, InsecurePlaintext, Limits
 from txtlsmc.tunnel.admission import Admission
 from txtlsmc.tunnel.counters import Counters
@@ -164,7 +165,15 @@ class Client:
 
 
 class GatewayTestCase(SynchronousTestCase):
-    """A test of a gateway that is made by `made`."""
+    """
+    A test of a gateway that is made by `made`.
+
+    Attributes:
+        dials: by what the server is reached.
+        unusable: why nothing can be made to reach it by.
+    """
+
+    unusable: MemcacheError | None = None
 
     def made(
         self,
@@ -201,10 +210,15 @@ class GatewayTestCase(SynchronousTestCase):
             client.servers[0],
             self.settings,
             self.hub,
-            endpoint=lambda: self.dials,
+            endpoint=self._endpoint,
         )
         if start:
             self.gateway.start()
+
+    def _endpoint(self) -> Dials:
+        if self.unusable is not None:
+            raise self.unusable
+        return self.dials
 
     def served(self, **given: Any) -> Line:
         """Make the gateway, and return the server's end of its connection."""
@@ -240,3 +254,9 @@ def store(value: bytes, opaque: int = 1, opcode: int = Opcode.SET) -> Request:
 def found(request: Request, value: bytes = b"value") -> Response:
     """Return the answer to a get."""
     return answer(request, value, extras=b"flag")
+
+
+def plain(password: str, user: str = USER, *, acting_for: str = "") -> Request:
+    """Return a login by PLAIN."""
+    words = b"\0".join(word.encode() for word in (acting_for, user, password))
+    return Request(Opcode.SASL_AUTH, b"PLAIN", b"", words)

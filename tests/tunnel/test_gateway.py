@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone
 
-from tests.cluster.fakes import outcome
-from tests.net.fakes import answer
-from tests.tunnel.fakes import Client, GatewayTestCase, found, get, store
+from tests.cluster.fakes import Dials, outcome
+from tests.secrecy import credentials, password, wrong_credentials, wrong_password
+from tests.tunnel.fakes import Client, GatewayTestCase, found, get, plain, store
 from txtlsmc.errors import AuthenticationError, InvalidSetting
-from txtlsmc.settings import InsecurePlaintext, Limits
+from txtlsmc.settings import Credentials, InsecurePlaintext, Limits
 from txtlsmc.tunnel.settings import TunnelLimits
-from txtlsmc.wire.frames import Request
-from txtlsmc.wire.opcodes import Opcode
+from txtlsmc.wire.opcodes import Status
 
 
 class ConnectingTests(GatewayTestCase):
@@ -127,3 +125,188 @@ class ConnectingTests(GatewayTestCase):
         self.world.settle()
         line.say(*map(found, line.requests()))
         self.assertEqual([len(client.hear()) for client in clients], [1] * 4)
+
+
+class DrainTests(GatewayTestCase):
+    def drain(self, seconds: float = 5) -> list[object]:
+        """Begin to drain; the list will hold the result."""
+        return outcome(self.gateway.drain(seconds))
+
+    def assert_gone(self, gone: list[object], *clients: Client) -> None:
+        """Nothing is left behind."""
+        self.assertEqual(gone, [None])
+        self.assertTrue(all(client.lost for client in clients))
+        self.assertEqual(self.world.delayed(), [])
+        self.assertEqual(self.gateway.local_connections(), 0)
+        self.assertEqual(self.counters.local_connections, 0)
+        self.assertEqual(self.dials.open, [])
+        self.assertEqual(self.hub.memory.total, 0)
+
+    def test_idle(self) -> None:
+        """What is idle ends at once."""
+        line = self.served()
+        clients = [self.client() for _ in range(3)]
+        gone = self.drain()
+        self.world.settle()
+        self.assertTrue(line.lost)
+        self.assert_gone(gone, *clients)
+        self.assertEqual(self.counters.closed_drain, 0)
+
+    def test_in_flight(self) -> None:
+        """What was asked is answered, also what waits for its turn; half a request is dropped."""
+        line = self.served(limits=TunnelLimits(window=2))
+        client = self.client(*[get(opaque=n) for n in range(5)], get().encode()[:-1])
+        idle = self.client()
+        gone = self.drain()
+        self.world.settle()
+        self.assertTrue(idle.lost)
+        for _ in range(3):
+            self.assertFalse(client.lost)
+            line.say(*map(found, line.requests()))
+            self.world.settle()
+        self.assertEqual(len(client.hear()), 5)
+        self.assert_gone(gone, client, idle)
+
+    def test_silent_server(self) -> None:
+        """Who is not answered in time is closed then, and counted."""
+        line = self.served(server_limits=Limits(timeout=60))
+        client = self.client(get())
+        gone = self.drain(3)
+        self.world.pass_by(2.9)
+        self.assertEqual((client.lost, gone), (False, []))
+        self.world.pass_by(0.2)
+        self.assertTrue(line.lost)
+        self.assert_gone(gone, client)
+        self.assertEqual(self.counters.closed_drain, 1)
+
+    def test_reader_that_stalls(self) -> None:
+        """Who does not read its answers is closed when the time is over."""
+        line = self.served()
+        client = self.client(get(), get())
+        client.wire.reads = False
+        line.say(*(found(request, b"v" * 200_000) for request in line.requests()))
+        gone = self.drain(3)
+        self.world.pass_by(2.9)
+        self.assertEqual((client.lost, gone), (False, []))
+        self.world.pass_by(0.2)
+        self.assert_gone(gone, client)
+
+    def test_reader_that_is_slow(self) -> None:
+        """Who reads slowly gets all of its answers."""
+        line = self.served()
+        client = self.client(get(), get())
+        client.wire.reads = False
+        line.say(*(found(request, b"v" * 200_000) for request in line.requests()))
+        gone = self.drain(5)
+        while not client.lost:
+            client.wire.take(50_000)
+            self.world.pass_by(0.1)
+        self.assertEqual([len(told.value) for told in client.hear()], [200_000] * 2)
+        self.assert_gone(gone, client)
+        self.assertEqual(self.counters.closed_drain, 0)
+
+    def test_while_connecting(self) -> None:
+        """Who waits for the first connection is served by it; then both end."""
+        self.made()
+        client, idle = self.client(get()), self.client()
+        gone = self.drain()
+        self.world.pass_by(1)
+        self.assertEqual((client.lost, idle.lost), (False, True))
+        line = self.dials.accept()
+        line.say(found(line.request()))
+        self.world.settle()
+        self.assertEqual(len(client.hear()), 1)
+        self.assert_gone(gone, client)
+
+    def test_connecting_for_nobody(self) -> None:
+        """A dial for which nobody waits is given up."""
+        self.made()
+        dial = self.dials.open[0]
+        gone = self.drain()
+        self.world.settle()
+        self.assertTrue(dial.cancelled)
+        self.assert_gone(gone)
+
+    def test_never_connected(self) -> None:
+        """Who waits for a server that does not come is closed when the time is over."""
+        self.made()
+        client = self.client(get())
+        gone = self.drain(2)
+        self.world.pass_by(2.1)
+        self.assert_gone(gone, client)
+
+    def test_while_down(self) -> None:
+        """While the server is down there is nothing to wait for."""
+        self.made()
+        client = self.client()
+        self.refuse()
+        gone = self.drain()
+        self.world.settle()
+        self.assert_gone(gone, client)
+
+    def test_lost_meanwhile(self) -> None:
+        """The end of the server's connection ends the drain."""
+        line = self.served()
+        client = self.client(get())
+        gone = self.drain()
+        line.lose()
+        self.world.settle()
+        self.assert_gone(gone, client)
+
+    def test_nothing_new(self) -> None:
+        """A client that comes during the drain, or behind it, is not taken."""
+        line = self.served()
+        client = self.client(get())
+        gone = self.drain()
+        self.assertIsNone(self.gateway.factory.buildProtocol(None))
+        line.say(found(line.request()))
+        self.world.settle()
+        self.assertIsNone(self.gateway.factory.buildProtocol(None))
+        self.assert_gone(gone, client)
+
+    def test_large_request_half_there(self) -> None:
+        """Half a large request does not hold it up."""
+        self.served()
+        client = self.client(store(b"v" * 900_000).encode()[:500_000])
+        gone = self.drain()
+        self.world.settle()
+        self.assert_gone(gone, client)
+
+
+class ReloadTests(GatewayTestCase):
+    def reload(self, credentials: Credentials | None) -> None:
+        """Let there be other credentials."""
+        self.gateway.reload(self.gateway.server, InsecurePlaintext(), credentials)
+
+    def test_next_dial(self) -> None:
+        """New settings count from the next dial on; what is connected stays."""
+        line = self.served()
+        client = self.client(get())
+        before, self.dials = self.dials, Dials(self.world)
+        self.reload(None)
+        line.say(found(line.request()))
+        self.assertEqual((len(client.hear()), line.lost), (1, False))
+        line.lose()
+        self.world.settle()
+        self.assertEqual(before.open, [])
+        client.say(get())
+        line = self.dials.accept()
+        line.say(found(line.request()))
+        self.assertEqual(len(client.hear()), 1)
+
+    def test_login(self) -> None:
+        """Clients prove the new credentials from then on."""
+        self.served(credentials=credentials(insecure=True), local_auth="required")
+        client = self.client()
+        self.reload(wrong_credentials(insecure=True))
+        for word, status in ((password(), Status.AUTHENTICATION_ERROR), (wrong_password(), 0)):
+            client.say(plain(word))
+            self.assertEqual([told.status for told in client.hear()], [status])
+
+    def test_unusable(self) -> None:
+        """Settings that can not be used change nothing."""
+        self.served(credentials=credentials(insecure=True))
+        self.unusable = InvalidSetting("the key does not fit the certificate")
+        self.assertRaises(InvalidSetting, self.reload, None)
+        client = self.client(plain(password()))
+        self.assertEqual([told.status for told in client.hear()], [0])

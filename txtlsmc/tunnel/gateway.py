@@ -77,7 +77,7 @@ class Gateway:
         ]
         self._sweeping: IDelayedCall | None = None
         self._swept = 0.0
-        self._draining: Deferred[None] | None = None
+        self._draining = False
 
     def _endpoint(self) -> IStreamClientEndpoint:
         endpoint = ReadyEndpoint(
@@ -125,7 +125,9 @@ class Gateway:
         for upstream in self._upstreams:
             upstream.dial_by(dial)
 
-    def _local(self) -> LocalConnection:
+    def _local(self) -> LocalConnection | None:
+        if self._draining:
+            return None  # it came with the last ones, and is closed
         upstream = min(self._upstreams, key=lambda each: (each.down, len(each.locals)))
         return LocalConnection(
             upstream,
@@ -164,6 +166,7 @@ class Gateway:
         Returns:
             A Deferred that fires when all connections are gone.
         """
+        self._draining = True
         late = self._reactor.callLater(seconds, self._abort)
         locals_gone = gatherResults([upstream.drain() for upstream in self._upstreams])
 
@@ -348,8 +351,8 @@ class _LocalFactory(Factory):
 
     noisy = False
 
-    def __init__(self, make: Callable[[], LocalConnection]) -> None:
+    def __init__(self, make: Callable[[], LocalConnection | None]) -> None:
         self._make = make
 
-    def buildProtocol(self, addr: IAddress | None) -> LocalConnection:
+    def buildProtocol(self, addr: IAddress | None) -> LocalConnection | None:
         return self._make()
