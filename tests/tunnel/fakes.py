@@ -19,6 +19,7 @@ from txtlsmc.errors import ConnectRefused, MemcacheError
 from txtlsmc.settings import ClientSettings, InsecurePlaintext, Limits
 from txtlsmc.tunnel.admission import Admission
 from txtlsmc.tunnel.counters import Counters
+from txtlsmc.tunnel.expiry import Expiry
 from txtlsmc.tunnel.gateway import Gateway
 from txtlsmc.tunnel.hub import Hub
 from txtlsmc.tunnel.journal import Journal as TunnelJournal
@@ -105,7 +106,7 @@ class Client:
         self.wire = LocalWire(self)
         protocol = factory.buildProtocol(None)  # type: ignore[arg-type]  # a Unix socket has none
         assert isinstance(protocol, LocalConnection)
-        self.protocol = protocol
+        self.protocol: LocalConnection = protocol
         protocol.makeConnection(self.wire)
 
     def say(self, *frames: Request | bytes) -> None:
@@ -136,7 +137,7 @@ class Client:
 
     def raw(self) -> bytes:
         """Return what was read since the last call."""
-        data = self.wire.value()[self._read :]
+        data: bytes = self.wire.value()[self._read :]
         self._read += len(data)
         return data
 
@@ -195,6 +196,7 @@ class GatewayTestCase(SynchronousTestCase):
             Admission(limits, counters, journal, descriptors),
             LocalMemory(limits),
             journal,
+            Expiry(journal),
             self.world.monotonic,
         )
         self.counters = counters
