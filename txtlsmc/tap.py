@@ -242,8 +242,12 @@ def makeService(options: Options, modes: Mapping[str, MakePassage] | None = None
     here = Path.cwd()
 
     def reread() -> TunnelSettings:
-        with chdir(here):  # where relative paths belong; twistd may have gone elsewhere
-            return options.tunnel_settings(os.environ)
+        try:
+            with chdir(here):  # where relative paths belong; twistd may have gone elsewhere
+                return options.tunnel_settings(os.environ)
+        except OSError as error:  # from here on nobody may, or there is no such folder
+            problem = f"can not go to the folder {str(here)!r}: {error.strerror}"
+        raise InvalidSetting(problem)
 
     try:
         settings = options.tunnel_settings(os.environ)

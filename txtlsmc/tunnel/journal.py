@@ -202,8 +202,8 @@ class Journal:
         self._write(
             "reloaded",
             LogLevel.info,
-            "settings read anew: {changes}",
-            changes=said or "nothing has changed",
+            "settings, credentials and certificates read anew: {changes}",
+            changes=said or "the same servers and listeners",
         )
 
     def not_reloaded(self, error: BaseException | str) -> None:
