@@ -278,6 +278,8 @@ class LocalConnection(TwistedProtocol):
         if answer.status == Status.OK and here.opcode == Opcode.SASL_AUTH:
             self.conversation.locked = False
         if self._login.refused:
+            # As at a server: who tried and failed may nothing, whoever may without trying.
+            self.conversation.locked = True
             counters.refused_login += 1
             self._upstream.login_refused()
         self._tell_here(answer)
