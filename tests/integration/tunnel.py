@@ -18,9 +18,9 @@ from typing import Any, ClassVar, Final, Protocol
 
 from twisted.internet import reactor
 from twisted.internet.address import IPv4Address
-from twisted.internet.defer import Deferred, gatherResults, maybeDeferred
+from twisted.internet.defer import Deferred, DeferredList, gatherResults, maybeDeferred
 from twisted.internet.endpoints import TCP4ClientEndpoint, TCP4ServerEndpoint
-from twisted.internet.error import ProcessExitedAlready
+from twisted.internet.error import ConnectError, ProcessExitedAlready
 from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IReactorTime
 from twisted.internet.protocol import Factory, ProcessProtocol
 from twisted.internet.threads import deferToThread
@@ -281,6 +281,15 @@ class TunnelTestCase(ClusterTestCase):
         assert isinstance(asking, Asking)
         self.addCleanup(self._abort, asking)
         return asking
+
+    async def crowd(self, tunnel: Tunnel | TunnelProcess, number: int) -> list[Asking]:
+        """Connect so many at once, and return those that were not reset while they did."""
+        dialled = [Deferred.fromCoroutine(self.asking(tunnel)) for _ in range(number)]
+        came: list[tuple[bool, Any]] = await DeferredList(dialled, consumeErrors=True)
+        for done, result in came:
+            if not done:
+                result.trap(ConnectError)
+        return [result for done, result in came if done]
 
     def _abort(self, asking: Asking) -> None:
         if asking.lost is None:
