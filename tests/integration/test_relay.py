@@ -16,7 +16,6 @@ from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import SkipTest
 
 from tests.cluster.fakes import Journal
-from tests.integration.test_memccapable import assert_capable
 from tests.memcached import MemcachedOptions, MemcachedTestCase
 from tests.secrecy import USER, credentials, password, wrong_password
 from txtlsmc import Credentials, CredentialsRefused, InsecurePlaintext, connect
@@ -48,7 +47,7 @@ def library(name: str) -> Any:
 
 
 class RelayTestCase(MemcachedTestCase):
-    timeout = 60
+    timeout = 20
 
     def setUp(self) -> Deferred[None]:  # type: ignore[override]  # as in the class above
         self.journal = Journal(self)
@@ -84,17 +83,15 @@ class OpenRelayTests(RelayTestCase):
     def memcached_options(self) -> MemcachedOptions:
         return {"certificate": localhost(), "arguments": ("-o", "ssl_session_cache")}
 
-    async def test_memccapable(self) -> None:
-        """What libmemcached's own check finds at memcached it finds through the relay."""
-        await assert_capable(self, "127.0.0.1", self.port)
-
     async def test_text(self) -> None:
         """The text protocol passes as well as the binary one."""
         pymemcache = library("pymemcache.client.base")
 
         def use() -> bytes:
             client = pymemcache.Client(("127.0.0.1", self.port), timeout=20)
-            client.set("key", b"value" * 100_000)
+            # memcached 1.6.18 reads no further where one TLS record holds the end of a value and
+            # the next request: so each waits for its answer here.
+            client.set("key", b"value" * 100_000, noreply=False)
             got: bytes = client.get("key")
             client.close()
             return got
@@ -126,7 +123,8 @@ class OpenRelayTests(RelayTestCase):
         await self.memcached.restart()
         again = await connect(reactor, f"127.0.0.1:{self.port}", tls=tls)
         await again.set("key", b"value")
-        self.assertEqual(await again.get("key"), b"value")
+        item = await again.get("key")
+        self.assertEqual(item and item.value, b"value")
         await again.close()
         refused = [line for line in self.journal.lines if "nobody listens" in line]
         self.assertEqual(len(refused), 1, self.journal.lines)
@@ -138,7 +136,7 @@ class LoginRelayTests(RelayTestCase):
     """A server with TLS and users, to whom the relay says nothing by itself."""
 
     def memcached_options(self) -> MemcachedOptions:
-        return {"certificate": localhost(), "sasl": {USER: password()}}
+        return {"certificate": localhost(), "sasl": {USER: password()}, "mechanisms": ("PLAIN",)}
 
     async def test_bmemcached(self) -> None:
         """python-binary-memcached logs in through the relay."""
@@ -169,14 +167,12 @@ class LoginRelayTests(RelayTestCase):
         self.assertEqual(await self.in_thread(use), {f"k{n}": n for n in range(50)})
 
     async def test_own_client(self) -> None:
-        """The mechanisms that prove the password pass as well, and a wrong one is refused."""
+        """Our own client logs in through the relay, and is refused with a wrong password."""
         tls = InsecurePlaintext()
         where = f"127.0.0.1:{self.port}"
-        for mechanism in ("PLAIN", "SCRAM-SHA-256"):
-            who = credentials(mechanism, insecure=True)
-            client = await connect(reactor, where, tls=tls, credentials=who)
-            self.assertTrue(await client.set("key", b"value"))
-            await client.close()
+        client = await connect(reactor, where, tls=tls, credentials=credentials(insecure=True))
+        self.assertTrue(await client.set("key", b"value"))
+        await client.close()
         wrong = Credentials(USER, wrong_password(), insecure_password=True)
         await self.assertFailure(
             connect(reactor, where, tls=tls, credentials=wrong), CredentialsRefused
