@@ -21,7 +21,7 @@ from twisted.internet.interfaces import (
     IReactorTime,
     IStreamClientEndpoint,
 )
-from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.protocol import Factory, Protocol, ServerFactory
 from twisted.python.failure import Failure
 
 from txtlsmc.errors import ConnectFailed, MemcacheError, shown
@@ -280,7 +280,7 @@ class Relay:
             self._look_at_all_later()
 
 
-class _Locals(Factory):
+class _Locals(ServerFactory):
     """Builds the local side of each pair."""
 
     noisy = False
