@@ -114,7 +114,7 @@ class OpenRelayTests(RelayTestCase):
         self.assertEqual(await self.in_thread(use), {f"k{n}": n for n in range(50)})
 
     async def test_sessions(self) -> None:
-        """A connection after the first takes up its TLS session; the server counts it so as well."""
+        """A connection after the first takes up its TLS session; the server counts it too."""
 
         async def told() -> dict[bytes, bytes]:
             client = await connect(reactor, f"127.0.0.1:{self.port}", tls=InsecurePlaintext())
