@@ -11,7 +11,7 @@ from twisted.internet import reactor
 from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.endpoints import TCP4ClientEndpoint
-from twisted.internet.error import ConnectionDone, ConnectionLost
+from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import IHandshakeListener, IReactorTCP, IReactorTime
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.internet.task import Clock
@@ -316,6 +316,29 @@ class WireTests(SynchronousTestCase):
             self.assertEqual(
                 [kind for kind, _ in ours[:3]], [ConnectionDone] + [ConnectionLost] * 2
             )
+
+
+    def test_goodbye_counts(self) -> None:
+        """Who says goodbye and does not wait for ours, as memcached does, has torn nothing."""
+        for version in VERSIONS:
+            wire = Wire(version)
+            wire.far.write(b"the last words")
+            wire.far.loseConnection()
+            wire.near.dataReceived(wire.to_client())
+            wire.near.connectionLost(Failure(ConnectionLost()))
+            assert wire.client.lost is not None
+            self.assertIs(wire.client.lost.type, ConnectionDone)
+            self.assertEqual(wire.client.received, b"the last words")
+
+    def test_goodbye_does_not_hide_an_abort(self) -> None:
+        """Who aborts is told that it did, whatever the other side has said."""
+        wire = Wire("1.3")
+        wire.far.loseConnection()
+        wire.near.dataReceived(wire.to_client())
+        wire.near.abortConnection()
+        wire.near.connectionLost(Failure(ConnectionAborted()))
+        assert wire.client.lost is not None
+        self.assertIs(wire.client.lost.type, ConnectionAborted)
 
 
 class SocketTests(TestCase):

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from OpenSSL.SSL import Error, WantReadError, ZeroReturnError
+from OpenSSL.SSL import RECEIVED_SHUTDOWN, Error, WantReadError, ZeroReturnError
 from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import (
     IOpenSSLClientConnectionCreator,
     IProducer,
@@ -120,6 +121,12 @@ class TLSLayer(TLSMemoryBIOProtocol):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Tell the protocol, in the way of Twisted's layer."""
+        connection = self._tlsConnection
+        goodbye = connection is not None and connection.get_shutdown() & RECEIVED_SHUTDOWN
+        if goodbye and not self._aborted:
+            # The peer has said goodbye.  That it would not wait for ours, and TCP was reset, does
+            # not make it a torn stream.  (memcached closes so behind QUIT.)
+            reason = Failure(ConnectionDone())
         self._unread = -1  # as often as it takes until OpenSSL says how the stream ended
         super().connectionLost(reason)
 
