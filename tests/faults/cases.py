@@ -60,7 +60,7 @@ class FaultsTestCase(MemcachedTestCase):
         copy_sources(Path(folder.name), patch)
         return Path(folder.name)
 
-    async def battery(self, tunnel: TunnelProcess) -> Battery:
+    async def assemble(self, tunnel: TunnelProcess) -> Battery:
         """Start *tunnel* in front of the proxy."""
         self.addCleanup(lambda: Deferred.fromCoroutine(tunnel.stop()))
         (local,) = await tunnel.start([self.proxy.address])

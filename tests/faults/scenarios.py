@@ -99,6 +99,19 @@ async def resets(battery: Battery) -> None:
     await load.judge()
 
 
+async def flapping(battery: Battery) -> None:
+    """The server goes down and comes up again and again."""
+    load = battery.load()
+    load.start()
+    try:
+        await load.served(5)
+        await battery.proxy.flap(5)
+        await load.recovered(battery.recovery_seconds)
+    finally:
+        await load.stop()
+    await load.judge()
+
+
 async def churn(battery: Battery) -> None:
     """Many locals come, ask and go, and nothing stays of them."""
     await _one(battery)

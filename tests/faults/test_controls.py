@@ -29,7 +29,7 @@ class PatchTests(SynchronousTestCase):
 class ExampleTests(FaultsTestCase):
     async def test_right(self) -> None:
         """The example as it is gives no finding in any scenario."""
-        battery = await self.battery(example())
+        battery = await self.assemble(example())
         for scenario in dict.fromkeys(control.scenario for control in EXAMPLES):
             await scenario(battery)
             self.assertEqual(battery.verdicts.kinds, set(), f"{scenario}: {battery.verdicts}")
@@ -42,13 +42,13 @@ class ExampleTests(FaultsTestCase):
             "raise SystemExit('altered')",
         )
         with self.assertRaisesRegex(TunnelFailed, "altered"):
-            await self.battery(example(path=self.altered(patch)))
+            await self.assemble(example(path=self.altered(patch)))
 
 
 class ControlTests(FaultsTestCase):
     async def check(self, name: str) -> None:
         (control,) = (each for each in EXAMPLES if each.name == name)
-        battery = await self.battery(example(path=self.altered(control.patch)))
+        battery = await self.assemble(example(path=self.altered(control.patch)))
         battery.answer_seconds, battery.recovery_seconds = 2, 3
         await control.scenario(battery)
         found = battery.verdicts.kinds
