@@ -34,6 +34,7 @@ class Local(Protocol):
 
     Attributes:
         lost: whether it has ended.
+        answer_seconds: within this a request is answered, or the connection ends.
     """
 
     transport: Any  # TCP's
@@ -45,7 +46,7 @@ class Local(Protocol):
             answer_seconds: within this a request is answered, or the connection ends.
         """
         self.lost = False
-        self._verdicts, self._answer_seconds = verdicts, answer_seconds
+        self._verdicts, self.answer_seconds = verdicts, answer_seconds
         self._reader = ResponseReader(_LARGEST)
         self._opaques = count(next(_STARTS) % 4000 * _RANGE)
         self._pending: deque[Request] = deque()
@@ -84,21 +85,24 @@ class Local(Protocol):
         self._done = done
         self.transport.write(b"".join(each.encode() for each in requests))
         clock = IReactorTime(reactor)
-        late = clock.callLater(self._answer_seconds, self._late)
+        late = clock.callLater(self.answer_seconds, self._late)
         try:
             return await done
         finally:
             if late.active():
                 late.cancel()
 
-    def close(self) -> Deferred[None]:
-        """End it, and return when it has ended."""
+    def close(self, *, orderly: bool = False) -> Deferred[None]:
+        """End it, by a reset unless it is to be in good order; fires when it has ended."""
         gone: Deferred[None] = Deferred()
         if self.lost:
             gone.callback(None)
         else:
             self._gone.append(gone)
-            self.transport.abortConnection()
+            if orderly:
+                self.transport.loseConnection()
+            else:
+                self.transport.abortConnection()
         return gone
 
     def dataReceived(self, data: bytes) -> None:
@@ -128,7 +132,7 @@ class Local(Protocol):
         return False
 
     def _late(self) -> None:
-        waited = f"{len(self._pending)} requests after {self._answer_seconds:g} s"
+        waited = f"{len(self._pending)} requests after {self.answer_seconds:g} s"
         self._verdicts.add(UNANSWERED, f"no answer to {waited}, and the connection lives")
         self.close()
 

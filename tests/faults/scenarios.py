@@ -113,12 +113,13 @@ async def flapping(battery: Battery) -> None:
 
 
 async def churn(battery: Battery) -> None:
-    """Many locals come, ask and go, and nothing stays of them."""
-    await _one(battery)
+    """Many locals come, ask and go, in good order or by a reset, and nothing stays of them."""
+    await _one(battery, orderly=True)
     await pause(0.1)
     before = Resources.of(battery.pid)
-    for _ in range(4):
-        await gatherResults([Deferred.fromCoroutine(_one(battery)) for _ in range(10)])
+    for number in range(4):
+        ones = [_one(battery, orderly=number % 2 == 0) for _ in range(10)]
+        await gatherResults([Deferred.fromCoroutine(one) for one in ones])
     await battery.verdicts.judge_resources(battery.pid, before, seconds=3)
 
 
@@ -160,7 +161,7 @@ async def unread(battery: Battery) -> None:
         battery.verdicts.add(GROWN, f"{after - before:.0f} MiB for a local that does not read")
 
 
-async def _one(battery: Battery) -> None:
+async def _one(battery: Battery, *, orderly: bool) -> None:
     """Ask once over a connection of its own; whoever is not served says so."""
     try:
         local = await Local.dial(battery.local, battery.verdicts, battery.answer_seconds)
@@ -172,4 +173,4 @@ async def _one(battery: Battery) -> None:
     except Broken as error:
         battery.verdicts.add(NOT_RECOVERED, f"a local was closed: {error}")
     finally:
-        await local.close()
+        await local.close(orderly=orderly)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.faults.cases import FaultsTestCase, example
-from tests.faults.controls import EXAMPLES, NoSuchLine, Patch, changed
+from tests.faults.controls import NoSuchLine, Patch, changed
 from tests.faults.tunnel import TunnelFailed
+from tests.faults.wrong_tunnels import EXAMPLES
 
 _SOURCE = "def f():\n    a = 1\n    b = 2\n    b = 2\n"
 

@@ -39,6 +39,13 @@ PRODUCT: Final = (
 )
 
 
+def missing(mode: str) -> str | None:
+    """Return why the tunnel can not be started in *mode*, or None when it can."""
+    if (ROOT / f"txtlsmc/tunnel/{mode}.py").exists():
+        return None
+    return f"the tunnel has no mode {mode} yet"
+
+
 class TunnelFailed(RuntimeError):
     """The process did not come to listen; the text holds what it said."""
 
