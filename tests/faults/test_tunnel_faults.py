@@ -6,7 +6,6 @@ import re
 import signal
 from collections.abc import Awaitable, Callable
 from enum import Enum
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -27,7 +26,7 @@ from tests.faults.local import Broken, Local
 from tests.faults.proxied import How, Place
 from tests.faults.proxy import FaultProxy
 from tests.faults.scenarios import Battery
-from tests.faults.tunnel import TunnelProcess
+from tests.faults.tunnel import TunnelProcess, missing
 from tests.faults.verdicts import UNANSWERED, Resources, Verdicts, pause, until
 from tests.memcached import MemcachedOptions
 from tests.secrecy import USER, leaks, password
@@ -40,6 +39,8 @@ KEY: Final = "key"
 VALUE: Final = values.make(KEY.encode(), 1, 1000)
 #: Within this a local client has its answer, or the end of its connection.
 _PROMPT: Final = 4.0
+#: The same where nothing is to come.
+_NEVER: Final = 1.0
 #: Within this after the healing; a second is promised, the rest is for a busy machine.
 _AGAIN: Final = 3.0
 
@@ -146,25 +147,27 @@ class TunnelTestCase(FaultsTestCase):
     Attributes:
         tunnel: the process.
         battery: all that is used of it.
+        answer_seconds: within this a request is answered, or its connection ends.
     """
 
+    answer_seconds = _PROMPT
     tunnel: TunnelProcess
     battery: Battery
 
     async def started(self, mode: str, *options: str, **environ: str) -> None:
         """Start a tunnel."""
-        if mode == RELAY and find_spec("txtlsmc.tunnel.relay") is None:
-            raise SkipTest("there is no relay mode yet")
+        reason = missing(mode)
+        if reason is not None:
+            raise SkipTest(reason)
         settings = Path(self.mktemp()).absolute()
         settings.write_text("[limits]\nconnect_timeout = 1\n")
         options = ("--config", str(settings), *options)
         self.tunnel = TunnelProcess(authority(), *options, mode=mode, environ=environ)
         self.battery = await self.assemble(self.tunnel)
-        self.battery.answer_seconds = _PROMPT
 
     async def local(self) -> Local:
         """Connect to the tunnel."""
-        local = await Local.dial(self.battery.local, self.battery.verdicts, _PROMPT)
+        local = await Local.dial(self.battery.local, self.battery.verdicts, self.answer_seconds)
         self.addCleanup(local.close)
         return local
 
@@ -173,6 +176,7 @@ class TunnelTestCase(FaultsTestCase):
         before = len(self.battery.verdicts.findings[UNANSWERED])
         try:
             local = local or await self.local()
+            local.answer_seconds = self.answer_seconds
             (answer,) = await local.ask([request or operations.get(KEY).request])
         except (Broken, ConnectError):
             unanswered = self.battery.verdicts.findings[UNANSWERED]
@@ -210,9 +214,11 @@ class FaultTests(TunnelTestCase):
         live = await self.local()
         self.assertIs(await self.sees(live), Sees.ANSWER)
         await row.inflict(self.proxy)
+        self.answer_seconds = _NEVER if Sees.NOTHING in (row.live, row.new) else _PROMPT
         self.assertIs(await self.sees(live), row.live, f"who was there: {self.tunnel.log()}")
         self.assertIs(await self.sees(None), row.new, f"who is new: {self.tunnel.log()}")
         self.proxy.heal()
+        self.answer_seconds = _PROMPT
         await self.assert_served_again()
         self.assertRegex(self.tunnel.log(), re.compile(row.log, re.DOTALL))
         self.assertEqual(self.battery.verdicts.kinds, set(), self.battery.verdicts)
