@@ -107,7 +107,8 @@ def cut(place: Place, how: How) -> Callable[[FaultProxy], Awaitable[None]]:
 
 _SOON: Final = ("--timeout", "1")
 _IDLE: Final = ("--relay-idle-seconds", "1")
-_REFUSED: Final = "nobody listens on|refused"
+_REFUSED: Final = "is down: nobody listens on"
+_NOT_READY: Final = "is down: not ready within 1 s: the TLS handshake is not finished"
 
 
 def _rows() -> list[Row]:
@@ -118,8 +119,8 @@ def _rows() -> list[Row]:
         # The gateway's one connection lives, and serves new local ones too.
         Row("new ones are refused", GATEWAY, refuse_new, answer, answer),
         Row("new ones are refused", RELAY, refuse_new, answer, end, _REFUSED),
-        Row("accepts and never speaks", GATEWAY, never_speak, end, end, "1 s|time", _SOON),
-        Row("accepts and never speaks", RELAY, never_speak, end, end, "1 s|time", _SOON),
+        Row("accepts and never speaks", GATEWAY, never_speak, end, end, _NOT_READY, _SOON),
+        Row("accepts and never speaks", RELAY, never_speak, end, end, _NOT_READY, _SOON),
         Row("falls silent", GATEWAY, fall_silent, end, end, "silent for 1 s", _SOON),
         Row("falls silent", RELAY, fall_silent, nothing, nothing),
         Row("falls silent, and is given up", RELAY, fall_silent, end, end, "", _IDLE),
@@ -133,7 +134,7 @@ def _rows() -> list[Row]:
             Row(f"stall {inside}", GATEWAY, stall, end, end, "silent for 1 s", _SOON),
             Row(f"stall {inside}", RELAY, stall, nothing, nothing),
             Row(f"reset {inside}", GATEWAY, reset, end, end, "lost .*inside an answer"),
-            Row(f"reset {inside}", RELAY, reset, end, end),
+            Row(f"reset {inside}", RELAY, reset, end, end, "cut a connection in use"),
             Row(f"close_notify {inside}", GATEWAY, closed, end, end, "closed .*inside an answer"),
             Row(f"close_notify {inside}", RELAY, closed, end, end),
         ]
@@ -196,6 +197,11 @@ class TunnelTestCase(FaultsTestCase):
                 self.fail(f"not served {_AGAIN:g} s after the healing: {self.tunnel.log()}")
             await pause(0.02)
 
+    async def assert_logged(self, pattern: str) -> None:
+        """A line of the log says so; it may come a moment later than what a local sees."""
+        said = await until(lambda: re.search(pattern, self.tunnel.log()) is not None, 5)
+        self.assertTrue(said, f"no line has {pattern!r}: {self.tunnel.log()}")
+
     async def direct(self, *requests: Request) -> Any:
         """Ask the server itself."""
         local = await Local.dial(self.memcached.address, Verdicts())
@@ -220,7 +226,7 @@ class FaultTests(TunnelTestCase):
         self.proxy.heal()
         self.answer_seconds = _PROMPT
         await self.assert_served_again()
-        self.assertRegex(self.tunnel.log(), re.compile(row.log, re.DOTALL))
+        await self.assert_logged(row.log)
         self.assertEqual(self.battery.verdicts.kinds, set(), self.battery.verdicts)
 
 
@@ -243,16 +249,16 @@ for _row in _rows():
 class CertificateTests(TunnelTestCase):
     """Of a server with a bad certificate nobody sees anything, least of all the password."""
 
-    #: What the log says of each, in any letter case.
+    #: What the log says of each.
     said: Final = {
-        "expired": "expired",
-        "not yet valid": "not yet valid|not valid",
-        "wrong host": "other.example",
-        "self-signed": "self-signed|nobody|trusted",
-        "other authority": "neither trusted",
-        "common name only": "name",
-        "NUL in the name": "name",
-        OLD_TLS: "TLS",
+        "expired": "its certificate .* expired on",
+        "not yet valid": "its certificate .* is not valid until",
+        "wrong host": "is for other.example, and not for localhost",
+        "self-signed": "nobody but itself vouches",
+        "other authority": "neither trusted nor sent along",
+        "common name only": "no name or address in a subjectAltName",
+        "NUL in the name": "a name in its certificate is a trick",
+        OLD_TLS: "speaks no version of TLS that we accept",
     }
 
     def memcached_options(self) -> MemcachedOptions:
@@ -268,7 +274,7 @@ class CertificateTests(TunnelTestCase):
             await self.started(mode, **environ)
             request = operations.noop().request if mode == GATEWAY else login
             self.assertIs(await self.sees(None, request), Sees.END, name)
-            self.assertRegex(self.tunnel.log(), re.compile(self.said[name], re.IGNORECASE), name)
+            await self.assert_logged(self.said[name])
             self.proxy.heal()
             await self.assert_served_again(request)
             self.assertEqual(leaks(self.tunnel.log()), [])
@@ -424,7 +430,7 @@ class LocalFaultTests(TunnelTestCase):
         self.proxy.fall_silent()
         asking = Deferred.fromCoroutine(self.sees(live))
         asked = self.proxy.received
-        await until(lambda: self.proxy.received > asked, 5)
+        self.assertTrue(await until(lambda: self.proxy.received > asked, 5))
         self.tunnel.signal(signal.SIGTERM)
         self.assertTrue(await until(lambda: "ending" in self.tunnel.log(), 5), self.tunnel.log())
         self.proxy.heal()
