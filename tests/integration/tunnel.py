@@ -43,6 +43,7 @@ from txtlsmc.net.protocol import MemcacheProtocol
 from txtlsmc.settings import TLS, ClientSettings, InsecurePlaintext, Limits, Server
 from txtlsmc.tunnel.gateway import Gateway
 from txtlsmc.tunnel.hub import Hub
+from txtlsmc.tunnel.relay import Relay
 from txtlsmc.tunnel.settings import TunnelLimits, TunnelSettings
 
 _HOST: Final = "127.0.0.1"
@@ -65,7 +66,7 @@ class _Passage(Protocol):
 
 
 #: What serves one server, by mode.
-_PASSAGES: Final[dict[str, Callable[..., _Passage]]] = {"gateway": Gateway}
+_PASSAGES: Final[dict[str, Callable[..., _Passage]]] = {"gateway": Gateway, "relay": Relay}
 
 
 class Tunnel:

@@ -182,8 +182,17 @@ def unsolicited(response: Response) -> RemoteProtocolError:
     )
 
 
-def mismatch(opcode: int, key: bytes, response: Response) -> RemoteProtocolError | None:
-    """Return what is wrong with *response* as the answer to a request with *opcode* and *key*."""
+def mismatch(
+    opcode: int, key: bytes, response: Response, value_length: int
+) -> RemoteProtocolError | None:
+    """
+    Return what is wrong with an answer, or None.
+
+    Args:
+        opcode, key: of the request.
+        response: the answer; its value is not looked at, and may be missing.
+        value_length: of its value.
+    """
     if response.opcode != opcode:
         return RemoteProtocolError(
             "opcode",
@@ -210,12 +219,12 @@ def mismatch(opcode: int, key: bytes, response: Response) -> RemoteProtocolError
         return RemoteProtocolError(
             "key length", f"{opcode_name(opcode)} answered with a key of {len(echoed)} bytes"
         )
-    if shape.value is not None and len(response.value) != shape.value:
+    if shape.value is not None and value_length != shape.value:
         return RemoteProtocolError(
             "value",
-            f"{opcode_name(opcode)} answered with a value of {len(response.value)} bytes"
+            f"{opcode_name(opcode)} answered with a value of {value_length} bytes"
             f" instead of {shape.value}",
         )
-    if opcode == _STAT and not echoed and response.value:
+    if opcode == _STAT and not echoed and value_length:
         return RemoteProtocolError("value", "the end of the statistics carries a value")
     return None

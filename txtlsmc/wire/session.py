@@ -285,7 +285,7 @@ class Session(Generic[T]):
             self.error = self._out_of_turn(skipped, place, response)
             if self.error is not None:
                 return
-        self.error = mismatch(place.opcode, key, response)
+        self.error = mismatch(place.opcode, key, response, len(response.value))
         if self.error is not None:
             return
         for _ in range(skipped):

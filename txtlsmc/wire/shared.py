@@ -19,8 +19,9 @@ from typing import Final, Generic, TypeVar
 
 from txtlsmc.errors import RemoteProtocolError
 from txtlsmc.wire.conversation import OPAQUE, OPAQUE_AT, SMALL, Conversation, Place
-from txtlsmc.wire.frames import HEADER, HEADER_SIZE, RESPONSE_MAGIC, Request
-from txtlsmc.wire.opcodes import OPCODES, Key, Opcode, Status, opcode_name
+from txtlsmc.wire.frames import HEADER, HEADER_SIZE, RESPONSE_MAGIC, Request, Response
+from txtlsmc.wire.opcodes import OPCODES, Key, Opcode, opcode_name
+from txtlsmc.wire.places import mismatch
 from txtlsmc.wire.runs import OPAQUES
 from txtlsmc.wire.session import FLIGHT
 
@@ -30,15 +31,14 @@ T = TypeVar("T")
 LARGE: Final = 65_536
 _NOOP: Final = int(Opcode.NOOP)
 _STAT: Final = int(Opcode.STAT)
-#: What an answer with status 0 looks like, by opcode and length of the extras: which kind of key,
-#: and how long its value is (-1: any).
-_ANSWERS: Final = {
-    opcode << 8 | extras: (row.answer.key, -1 if row.answer.value is None else row.answer.value)
+#: Answers with status 0 and without a key of which nothing else has to be looked at, by opcode and
+#: length of the extras in one number.
+_PLAIN: Final = frozenset(
+    opcode << 8 | extras
     for opcode, row in OPCODES.items()
+    if row.answer.key is Key.NONE and row.answer.value is None
     for extras in row.answer.extras
-}
-#: Those of which nothing else has to be looked at, when there is no key.
-_PLAIN: Final = frozenset(number for number, shape in _ANSWERS.items() if shape == (Key.NONE, -1))
+)
 
 
 class SharedSession(Generic[T]):
@@ -215,14 +215,11 @@ class SharedSession(Generic[T]):
                 or key_length
                 or (opcode << 8 | extras_length) not in _PLAIN
             ):
-                self.error = _fault(
-                    asked,
-                    key,
-                    opcode,
-                    status,
-                    extras_length,
-                    bytes(buffer[value_start - key_length : value_start]),
-                    end - value_start,
+                extras_start = start + HEADER_SIZE
+                key_start = extras_start + extras_length
+                parts = bytes(buffer[extras_start:key_start]), bytes(buffer[key_start:value_start])
+                self.error = mismatch(
+                    asked, key, Response(opcode, status, opaque, 0, *parts), end - value_start
                 )
                 if self.error is not None:
                     break
@@ -315,33 +312,3 @@ def _malformed(magic: int, data_type: int, body: int, max_body: int) -> RemotePr
         reason = f"a body of {body} bytes is over max_body, {max_body}"
         return RemoteProtocolError("body length", reason)
     return RemoteProtocolError("body length", "extras and key do not fit into the body")
-
-
-def _fault(
-    asked: int, asked_key: bytes, opcode: int, status: int, extras: int, key: bytes, value: int
-) -> RemoteProtocolError | None:
-    """Return what is wrong with an answer to the request *asked*; None when nothing is."""
-    name = opcode_name(asked)
-    if opcode != asked:
-        return RemoteProtocolError("opcode", f"{opcode_name(opcode)} in the answer to {name}")
-    if status == Status.AUTHENTICATION_CONTINUE:
-        return RemoteProtocolError("status", f"0x21 is no answer to {name}")
-    if status:
-        if extras:
-            return RemoteProtocolError("extras length", f"extras of {extras} bytes with an error")
-        if key and key != asked_key and opcode != _STAT:
-            return RemoteProtocolError("key", "an error carries another key than the request")
-        return None
-    shape = _ANSWERS.get(opcode << 8 | extras)
-    if shape is None:
-        return RemoteProtocolError("extras length", f"{name} answered with extras of {extras}")
-    kind, length = shape
-    if kind is Key.ECHOED and key != asked_key:
-        return RemoteProtocolError("key", "the answer carries another key than the request")
-    if key and kind is Key.NONE:
-        return RemoteProtocolError("key length", f"{name} answered with a key")
-    if length not in (-1, value):
-        return RemoteProtocolError("value", f"{name} answered with a value of {value} bytes")
-    if opcode == _STAT and not key and value:
-        return RemoteProtocolError("value", "the end of the statistics carries a value")
-    return None
