@@ -77,9 +77,9 @@ class Mixed:
             await working
 
     async def served(self, rounds: int = 5) -> None:
-        """Wait until each worker has done so many operations more, since now."""
+        """Wait until each worker has done so many operations more, or something was wrong."""
         wanted = {worker: self.rounds[worker] + rounds for worker in range(len(self._workers))}
-        while any(self.rounds[worker] < least for worker, least in wanted.items()):
+        while not self.wrong and any(self.rounds[each] < n for each, n in wanted.items()):
             await pause(0.01)
 
 
