@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from socket import socket
 from typing import Any
 
 from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
@@ -86,6 +87,15 @@ class LocalWire(StringTransport):
         self._client.resumed()
 
 
+class _SocketWire(LocalWire):
+    def __init__(self, client: Client, handle: socket) -> None:
+        super().__init__(client)
+        self._handle = handle
+
+    def getHandle(self) -> socket:
+        return self._handle
+
+
 class Client:
     """
     A local client.
@@ -96,14 +106,16 @@ class Client:
         lost: whether the connection has ended.
     """
 
-    def __init__(self, clock: Clock, factory: IProtocolFactory) -> None:
+    def __init__(
+        self, clock: Clock, factory: IProtocolFactory, handle: socket | None = None
+    ) -> None:
         self._clock = clock
         self._unsaid: list[bytes] = []
         self._reader = ResponseReader(2**32)
         self._read = 0
         self._ending = self._half = False
         self.lost = False
-        self.wire = LocalWire(self)
+        self.wire = LocalWire(self) if handle is None else _SocketWire(self, handle)
         protocol = factory.buildProtocol(None)  # type: ignore[arg-type]  # a Unix socket has none
         assert isinstance(protocol, LocalConnection)
         self.protocol: LocalConnection = protocol
@@ -233,6 +245,10 @@ class GatewayTestCase(SynchronousTestCase):
         if frames:
             client.say(*frames)
         return client
+
+    def client_over(self, handle: socket) -> Client:
+        """Return a new local client whose connection has that socket."""
+        return Client(self.world.clock, self.gateway.factory, handle)
 
     def lines(self, word: str) -> list[str]:
         """Return the lines of the log that have *word*."""

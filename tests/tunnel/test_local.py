@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from socket import socket
+
 from tests.net.fakes import answer
-from tests.tunnel.fakes import GatewayTestCase, found, get, store
+from tests.tunnel.fakes import HIGH, GatewayTestCase, found, get, store
 from txtlsmc.tunnel.settings import TunnelLimits
-from txtlsmc.wire.frames import Request
+from txtlsmc.wire.frames import Request, Response
 from txtlsmc.wire.opcodes import Opcode, Status
 
 LARGE = 1_000_000
@@ -137,3 +139,227 @@ class ChokedTests(GatewayTestCase):
         self.world.settle()
         self.assertEqual(len(client.hear()), 1001)
         self.assertEqual(self.counters.answered_here, 1000)
+
+
+class AdmissionTests(GatewayTestCase):
+    def test_max_connections(self) -> None:
+        """One connection too many is closed at once, and there is room again when another ends."""
+        self.served(limits=TunnelLimits(max_connections=2))
+        first, second, third = (self.client() for _ in range(3))
+        self.world.settle()
+        self.assertEqual((first.lost, second.lost, third.lost), (False, False, True))
+        self.assertEqual(self.counters.refused_max_connections, 1)
+        self.assertEqual(len(self.lines("limit reached: max_connections of 2")), 1)
+        first.lose()
+        self.assertFalse(self.client().lost)
+        self.assertEqual(
+            (self.gateway.local_connections(), self.counters.local_connections), (2, 2)
+        )
+
+    def test_descriptors(self) -> None:
+        """What is kept of file descriptors for upstream connections no local one gets."""
+        self.served(descriptors=lambda: 40, limits=TunnelLimits(reserved_descriptors=40))
+        with socket() as handle:
+            client = self.client_over(handle)
+            self.world.settle()
+        self.assertTrue(client.lost)
+        self.assertEqual(self.counters.refused_descriptors, 1)
+        self.assertEqual(len(self.lines("limit reached: descriptors of 40")), 1)
+
+
+class FirstByteTests(GatewayTestCase):
+    def test_not_binary(self) -> None:
+        """What is not the binary protocol is closed, with a hint in the log."""
+        line = self.served()
+        for said, hint in (
+            (b"\x16\x03\x01\x02\x00", "it speaks TLS"),
+            (b"\x81", "it sends responses"),
+            (b"GET / HTTP/1.1\r\n", "it speaks HTTP"),
+            (b"get key\r\n", "text protocol"),
+        ):
+            client = self.client(said, get().encode())
+            self.world.settle()
+            self.assertTrue(client.lost)
+            self.assertEqual(client.raw(), b"")
+            self.assertEqual(len(self.lines(hint)), 1, hint)
+        self.assertEqual(self.counters.refused_first_byte, 4)
+        self.assertEqual(line.requests(), [])
+
+    def test_later(self) -> None:
+        """Garbage behind requests ends the connection once these are answered."""
+        line = self.served()
+        client = self.client(get(), b"GET / HTTP/1.1\r\n" * 3, get())
+        self.world.settle()
+        self.assertFalse(client.lost)
+        line.say(found(line.request()))
+        self.world.settle()
+        self.assertEqual((len(client.hear()), client.lost), (1, True))
+
+
+class LimitTests(GatewayTestCase):
+    def test_window(self) -> None:
+        """No more than the window is upstream without an answer."""
+        line = self.served(limits=TunnelLimits(window=7))
+        client = self.client(*[get()] * 100)
+        heard, most = 0, 0
+        while heard < 100:
+            asked = line.requests()
+            most = max(most, len(asked))
+            line.say(*map(found, asked))
+            self.world.settle()
+            heard += len(client.hear())
+        self.assertEqual(most, 7)
+
+    def test_max_request(self) -> None:
+        """A request over the limit is refused, and those behind it are served."""
+        line = self.served(limits=TunnelLimits(max_request=1000))
+        client = self.client(store(b"v" * 5000), get())
+        self.assertEqual(line.request().opcode, Opcode.GET)
+        self.assertEqual([told.status for told in client.hear()], [Status.VALUE_TOO_LARGE])
+        self.assertEqual(self.counters.closed_max_request, 1)
+        self.assertEqual(len(self.lines("limit reached: max_request of 1000")), 1)
+
+    def test_request_seconds(self) -> None:
+        """A request that does not become whole ends the connection; a slow run of them does not."""
+        line = self.served(limits=TunnelLimits(request_seconds=2))
+        half, busy = self.client(get().encode()[:-1]), self.client()
+        for _ in range(30):
+            busy.say(get().encode()[:10])
+            self.world.pass_by(0.1)
+            busy.say(get().encode()[10:])
+            line.say(found(line.request()))
+        self.assertEqual((half.lost, busy.lost), (True, False))
+        self.assertEqual(self.counters.closed_request_seconds, 1)
+        self.assertEqual(len(self.lines("limit reached: request_seconds of 2")), 1)
+
+    def test_stall_seconds(self) -> None:
+        """Who takes nothing of its answers is closed; who takes a little of them is not."""
+        line = self.served(limits=TunnelLimits(stall_seconds=2))
+        stalls, slow = self.client(get()), self.client(get())
+        self.world.settle()
+        stalls.wire.reads = slow.wire.reads = False
+        line.say(*(found(request, b"v" * 3_000_000) for request in line.requests()))
+        for _ in range(30):
+            slow.wire.take(HIGH)
+            self.world.pass_by(0.1)
+        self.assertEqual((stalls.lost, slow.lost), (True, False))
+        self.assertEqual(self.counters.closed_stalled, 1)
+        self.assertEqual(len(self.lines("limit reached: stall_seconds of 2")), 1)
+        self.assertLess(self.hub.memory.total, 3_000_000)
+
+    def test_max_unread(self) -> None:
+        """Who leaves too much unread is closed, and nobody else."""
+        line = self.served(limits=TunnelLimits(max_unread=1_000_000))
+        client, other = self.client(*[get()] * 4), self.client()
+        client.wire.reads = False
+        line.say(*(found(request, b"v" * 500_000) for request in line.requests()))
+        self.world.settle()
+        self.assertEqual((client.lost, other.lost), (True, False))
+        self.assertEqual((self.counters.closed_unread, self.hub.memory.total), (1, 0))
+        self.assertEqual(len(self.lines("limit reached: max_unread of 1000000")), 1)
+
+    def test_max_unread_in_all(self) -> None:
+        """When all leave too much unread, who has most of it is closed."""
+        line = self.served(limits=TunnelLimits(max_unread_in_all=1_500_000))
+        clients = [self.client(get()) for _ in range(3)]
+        self.world.settle()
+        for client, request, size in zip(clients, line.requests(), (700, 900, 600), strict=True):
+            client.wire.reads = False
+            line.say(found(request, b"v" * (size * 1000)))
+        self.world.settle()
+        self.assertEqual([client.lost for client in clients], [False, True, False])
+        self.assertEqual(self.counters.closed_unread, 1)
+        self.assertEqual(len(self.lines("limit reached: max_unread_in_all of 1500000")), 1)
+
+    def test_a_stalled_reader_costs_little(self) -> None:
+        """A client that does not read is asked nothing more for."""
+        line = self.served()
+        client = self.client(*[get()] * 200)
+        client.wire.reads = False
+        for _ in range(200):
+            line.say(*(found(request, b"v" * 900_000) for request in line.requests()))
+            self.world.settle()
+        self.assertLess(self.hub.memory.total, 6 * 2**20)
+        self.assertLess(self.counters.forwarded, 8)
+
+
+class MomentTests(GatewayTestCase):
+    def test_gone_at_every_moment(self) -> None:
+        """Whenever a client goes nobody else notices, and nothing is left of it."""
+        line = self.served(limits=TunnelLimits(window=2))
+        stream = (
+            get(b"a").encode()
+            + store(b"v" * 300, opcode=Opcode.SETQ).encode()
+            + Request(Opcode.SASL_LIST).encode()
+            + get(b"b").encode() * 4
+        )
+        for said in range(0, len(stream) + 1, 7):
+            for answered in range(4):
+                other = self.client(get(b"other"))
+                client = self.client()
+                for at in range(0, said, 50):
+                    client.say(stream[at : min(at + 50, said)])
+                for _ in range(answered):
+                    line.say(*(answers_of(line.requests())))
+                    self.world.settle()
+                client.lose()
+                while requests := line.requests():
+                    line.say(*answers_of(requests))
+                    self.world.settle()
+                self.assertEqual(len(other.hear()), 1)
+                other.lose()
+        self.assertEqual(self.gateway.local_connections(), 0)
+        self.assertEqual((self.counters.local_connections, self.hub.memory.total), (0, 0))
+        self.assertFalse(line.lost)
+
+    def test_half_close(self) -> None:
+        """Who has asked and will ask no more gets all of its answers, and then the end."""
+        line = self.served(limits=TunnelLimits(window=4))
+        client = self.client(*[get(opaque=n) for n in range(100)])
+        client.half_close()
+        while requests := line.requests():
+            self.assertFalse(client.lost)
+            line.say(*map(found, requests))
+            self.world.settle()
+        self.assertEqual([told.opaque for told in client.hear()], list(range(100)))
+        self.assertTrue(client.lost)
+
+    def test_half_close_of_quiet_requests(self) -> None:
+        """The same when the last requests stay without an answer."""
+        line = self.served()
+        client = self.client(store(b"v", opcode=Opcode.SETQ))
+        client.half_close()
+        self.world.settle()
+        self.assertFalse(client.lost)
+        line.say(answer(line.requests()[-1]))
+        self.world.settle()
+        self.assertTrue(client.lost)
+
+    def test_half_close_while_idle(self) -> None:
+        """Who has asked nothing and will not is closed at once."""
+        self.served()
+        client = self.client()
+        client.half_close()
+        self.world.settle()
+        self.assertTrue(client.lost)
+
+    def test_behind_quit(self) -> None:
+        """What is behind a QUIT is not done."""
+        line = self.served()
+        for opcode, answers in ((Opcode.QUIT, [Opcode.GET, Opcode.QUIT]), (Opcode.QUITQ, [0])):
+            client = self.client(get(), Request(opcode), get())
+            self.world.settle()
+            line.say(found(line.request()))
+            self.world.settle()
+            self.assertEqual([told.opcode for told in client.hear()], answers)
+            self.assertTrue(client.lost)
+        self.assertEqual(line.requests(), [])
+
+
+def answers_of(requests: list[Request]) -> list[Response]:
+    """Answer as the server does, which is silent on SETQ."""
+    return [
+        found(request) if request.opcode == Opcode.GET else answer(request)
+        for request in requests
+        if request.opcode != Opcode.SETQ
+    ]
