@@ -92,7 +92,7 @@ class _SocketWire(LocalWire):
         super().__init__(client)
         self._handle = handle
 
-    def getHandle(self) -> socket:
+    def getHandle(self) -> socket:  # noqa: N802 - Twisted's name for it
         return self._handle
 
 
@@ -115,7 +115,7 @@ class Client:
         self._read = 0
         self._ending = self._half = False
         self.lost = False
-        self.wire = LocalWire(self) if handle is None else _SocketWire(self, handle)
+        self.wire: LocalWire = LocalWire(self) if handle is None else _SocketWire(self, handle)
         protocol = factory.buildProtocol(None)  # type: ignore[arg-type]  # a Unix socket has none
         assert isinstance(protocol, LocalConnection)
         self.protocol: LocalConnection = protocol

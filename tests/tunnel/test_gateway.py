@@ -59,7 +59,7 @@ class ConnectingTests(GatewayTestCase):
         self.assertEqual(len(self.lines("is ready")), 1)
 
     def test_idle_client_asks_while_down(self) -> None:
-        """A client that was there before is closed when it asks, and has the server dialled."""
+        """A client from before is closed when it wants something, and wakes the server."""
         line = self.served()
         client = self.client()
         line.lose()

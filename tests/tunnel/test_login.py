@@ -132,6 +132,6 @@ class GatewayLoginTests(GatewayTestCase):
             raise ZeroDivisionError
 
         try:
-            Login(broken).answer(plain(password()))  # type: ignore[arg-type]  # it returns nothing
+            Login(broken).answer(plain(password()))
         except ZeroDivisionError as error:
             self.assertEqual(leaks(shown_by(error)), [])
