@@ -317,7 +317,6 @@ class WireTests(SynchronousTestCase):
                 [kind for kind, _ in ours[:3]], [ConnectionDone] + [ConnectionLost] * 2
             )
 
-
     def test_goodbye_counts(self) -> None:
         """Who says goodbye and does not wait for ours, as memcached does, has torn nothing."""
         for version in VERSIONS:
