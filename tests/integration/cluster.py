@@ -6,7 +6,7 @@ import socket
 from collections.abc import Awaitable, Callable, Iterator
 from functools import cache
 from itertools import count
-from typing import Any, Final, TypeVar
+from typing import Any, ClassVar, Final, TypeVar
 
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, gatherResults, succeed
@@ -67,12 +67,14 @@ class ClusterTestCase(MemcachedTestCase):
     Three servers, each with a name and a certificate of its own, for one user.
 
     Attributes:
+        sasl: whether the servers want a login.
         cluster: the servers, in ring order.
         heard: what was logged.
         witness: sees every error that it is shown, and the log.
     """
 
     timeout = 60
+    sasl: ClassVar[bool] = True
     cluster: list[RealMemcached]
 
     def setUp(self) -> Deferred[None]:  # type: ignore[override]  # trial waits, unittest does not
@@ -91,7 +93,8 @@ class ClusterTestCase(MemcachedTestCase):
         self, host: str, issued: IssuedCertificate | None = None, **more: Any
     ) -> Deferred[RealMemcached]:
         """Start one server, with the certificate of *host* unless another one is given."""
-        options: Any = {"sasl": {USER: password()}, "certificate": issued or certificate(host)}
+        users = {USER: password()} if self.sasl else None
+        options: Any = {"sasl": users, "certificate": issued or certificate(host)}
         options |= more
         return self.start_memcached(**options)
 
@@ -122,7 +125,7 @@ class ClusterTestCase(MemcachedTestCase):
         """Connect to one server alone, until the test is over."""
         defaults: dict[str, Any] = {
             "tls": TLS(ca=authority().pem),
-            "credentials": credentials(),
+            "credentials": credentials() if self.sasl else None,
             "limits": PATIENT,
         }
         protocol = await connect(

@@ -91,16 +91,6 @@ class PylibmcTests(TwinTestCase):
         """Without a password, what comes of each call comes of it without the tunnel."""
         await self.calls("pylibmc_calls")
 
-    async def test_login(self) -> None:
-        """With user name and password too, for an app whose settings were not changed."""
-        await self.calls("pylibmc_calls", right)
-
-    async def test_wrong_login(self) -> None:
-        """With a wrong password it fails as it does without the tunnel."""
-        found = await self.same("pylibmc_tries", wrong)
-        self.assertNotIn(True, found.values())
-        self.assertNotIn("value", found.values())
-
     async def test_ketama(self) -> None:
         """Keys are shared out between the servers, and the servers hold them."""
         tunnel = await self.tunnel()
@@ -162,6 +152,31 @@ class PylibmcTests(TwinTestCase):
         return rounds
 
 
+class PylibmcLoginTests(TwinTestCase):
+    async def start_cluster(self) -> None:
+        self.needs("pylibmc")
+        await super().start_cluster()
+
+    async def test_login(self) -> None:
+        """With user name and password too, for an app whose settings were not changed."""
+        await self.calls("pylibmc_calls", right)
+
+    async def test_wrong_login(self) -> None:
+        """With a wrong password it fails as it does without the tunnel."""
+        found = await self.same("pylibmc_tries", wrong)
+        self.assertNotIn(True, found.values())
+        self.assertNotIn("value", found.values())
+
+
+class RelayPylibmcTests(PylibmcTests):
+    mode = "relay"
+    sasl = False
+
+
+class RelayPylibmcLoginTests(PylibmcLoginTests):
+    mode = "relay"
+
+
 class BMemcachedTests(TwinTestCase):
     async def start_cluster(self) -> None:
         self.needs("bmemcached")
@@ -170,6 +185,12 @@ class BMemcachedTests(TwinTestCase):
     async def test_calls(self) -> None:
         """Without a password, what comes of each call comes of it without the tunnel."""
         await self.calls("bmemcached_calls")
+
+
+class BMemcachedLoginTests(TwinTestCase):
+    async def start_cluster(self) -> None:
+        self.needs("bmemcached")
+        await super().start_cluster()
 
     async def test_login(self) -> None:
         """With user name and password too, for an app whose settings were not changed."""
@@ -181,8 +202,22 @@ class BMemcachedTests(TwinTestCase):
         self.assertEqual(set(found.values()), {"MemcachedException"})
 
 
+class RelayBMemcachedTests(BMemcachedTests):
+    mode = "relay"
+    sasl = False
+
+
+class RelayBMemcachedLoginTests(BMemcachedLoginTests):
+    mode = "relay"
+
+
 class MemccapableTests(TunnelTestCase):
     async def test_memccapable(self) -> None:
         """libmemcached's own check of servers finds no fault in the tunnel."""
         tunnel = await self.tunnel()
         await assert_capable(self, *tunnel.addresses[0])
+
+
+class RelayMemccapableTests(MemccapableTests):
+    mode = "relay"
+    sasl = False

@@ -236,7 +236,7 @@ class TunnelTestCase(ClusterTestCase):
         client = ClientSettings(
             servers=tuple(self.servers() if servers is None else servers),
             tls=TLS(ca=authority().pem),
-            credentials=credentials(),
+            credentials=credentials() if self.sasl else None,
             limits=Limits(timeout=timeout, connect_timeout=timeout),
         )
         bounds: dict[str, Any] = dict(limits or {})
@@ -268,7 +268,7 @@ class TunnelTestCase(ClusterTestCase):
             IReactorTime(reactor),
             "{}:{}".format(*tunnel.addresses[place]),
             tls=InsecurePlaintext(),
-            credentials=None if self.mode == "gateway" else credentials(insecure=True),
+            credentials=credentials(insecure=True) if self.sasl and self.mode == "relay" else None,
             limits=limits,
         )
         self.addCleanup(protocol.close)
