@@ -96,6 +96,7 @@ ORDER = (
     "tunnel.relay",
     "tunnel.login",
     "tunnel.upstream",
+    "tunnel.unread",
     "tunnel.local",
     "tunnel.gateway",
     "tunnel.status",

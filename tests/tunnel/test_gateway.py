@@ -116,6 +116,17 @@ class ConnectingTests(GatewayTestCase):
         self.world.pass_by(15, 1)
         self.assertEqual(len(self.dials.all), 2)
 
+    def test_credentials_exchanged(self) -> None:
+        """Other credentials than those that were refused are tried at once."""
+        self.made(credentials=wrong_credentials(insecure=True))
+        self.dials.fail(AuthenticationError("cache.example:11211", "the password is wrong"))
+        self.world.pass_by(1)
+        self.gateway.reload(self.gateway.server, InsecurePlaintext(), credentials(insecure=True))
+        self.world.settle()
+        self.assertEqual(len(self.dials.all), 2)
+        self.dials.accept()
+        self.assertEqual(len(self.lines("is ready")), 1)
+
     def test_bound_to_what_is_there(self) -> None:
         """With several connections a new client gets one that is there."""
         self.made(upstream_connections=2)

@@ -216,7 +216,7 @@ class LimitTests(GatewayTestCase):
         client = self.client(store(b"v" * 5000), get())
         self.assertEqual(line.request().opcode, Opcode.GET)
         self.assertEqual([told.status for told in client.hear()], [Status.VALUE_TOO_LARGE])
-        self.assertEqual(self.counters.closed_max_request, 1)
+        self.assertEqual(self.counters.refused_max_request, 1)
         self.assertEqual(len(self.lines("limit reached: max_request of 1000")), 1)
 
     def test_request_seconds(self) -> None:

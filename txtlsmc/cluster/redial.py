@@ -115,8 +115,15 @@ class Redial(Generic[P]):
         self._service.startService()
 
     def dial_by(self, endpoint: IStreamClientEndpoint) -> None:
-        """Use *endpoint* from the next attempt on; the connection that lives is not touched."""
+        """
+        Use *endpoint* from the next attempt on; the connection that lives is not touched.
+
+        Where the credentials were refused, that attempt is made now: there may be others.
+        """
         self._dialling.endpoint = endpoint
+        if isinstance(self.error, AuthenticationError):
+            self.error = None
+            self._retrying.hurry(0)
 
     def wake(self) -> None:
         """Try now instead of at the end of the back-off, or as soon as that is allowed again."""

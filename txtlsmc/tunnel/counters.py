@@ -22,7 +22,8 @@ class Counters:
         refused_first_byte: local connections that do not speak the protocol.
         refused_shape: requests of a wrong shape.
         refused_login: local logins that failed.
-        closed_stalled, closed_unread, closed_request_seconds, closed_idle, closed_max_request:
+        refused_max_request: requests larger than `max_request`.
+        closed_stalled, closed_unread, closed_request_seconds, closed_idle:
             local connections closed at a limit of about that name.
         closed_upstream_lost: local connections that may have lost an answer.
         closed_drain: local connections that were still busy when the time to drain was over.
@@ -42,7 +43,7 @@ class Counters:
         *("refused_max_connections", "refused_descriptors", "refused_down"),
         *("refused_first_byte", "refused_shape", "refused_login"),
         *("closed_stalled", "closed_unread", "closed_request_seconds", "closed_idle"),
-        *("closed_max_request", "closed_upstream_lost", "closed_drain", "pending_full"),
+        *("refused_max_request", "closed_upstream_lost", "closed_drain", "pending_full"),
         *("upstream_ready", "upstream_lost", "upstream_failed", "upstream_silent"),
         *("sessions_resumed", "reloads"),
     )
@@ -66,7 +67,7 @@ class Counters:
     closed_unread: int
     closed_request_seconds: int
     closed_idle: int
-    closed_max_request: int
+    refused_max_request: int
     closed_upstream_lost: int
     closed_drain: int
     pending_full: int

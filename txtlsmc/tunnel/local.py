@@ -4,32 +4,29 @@ One local connection of the gateway.
 Its requests are the conversation's business; here is what is between that and the socket: whether
 it may stay, what it speaks, how fast it reads, and how it ends.
 
-A client that does not read its answers is asked nothing more for: what came for it meanwhile is
-kept, up to a limit, and is written piece by piece, so that it can be told from one that is slow.
+For a client that does not read its answers nothing more is asked; what comes for it meanwhile is
+kept, up to a limit.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from typing import Any, Final, Protocol
 
-from twisted.internet.interfaces import IHalfCloseableProtocol, IPushProducer, ITCPTransport
+from twisted.internet.interfaces import IHalfCloseableProtocol, ITCPTransport
 from twisted.internet.protocol import Protocol as TwistedProtocol
 from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from txtlsmc.net.direct import DirectWriter
 from txtlsmc.tunnel.hub import Hub
 from txtlsmc.tunnel.login import Login
 from txtlsmc.tunnel.settings import TunnelLimits
+from txtlsmc.tunnel.unread import PIECE, Unread
 from txtlsmc.tunnel.upstream import Local
 from txtlsmc.wire.conversation import Conversation
 from txtlsmc.wire.frames import REQUEST_MAGIC, Refusal, Request, Response, error_response
 from txtlsmc.wire.opcodes import Opcode, Status
 
-#: Answers that wait are written in pieces of so many bytes.
-_PIECE: Final = 65_536
 #: With so many bytes of requests waiting for their turn, a client is not read any more.
 _READ_AHEAD: Final = 262_144
 
@@ -58,7 +55,7 @@ class LocalUpstream(Protocol):
         """Tell that a client gave the wrong credentials."""
 
 
-@implementer(IHalfCloseableProtocol, IPushProducer)
+@implementer(IHalfCloseableProtocol)
 class LocalConnection(TwistedProtocol):
     """
     The gateway's side of a connection from this machine.
@@ -85,9 +82,6 @@ class LocalConnection(TwistedProtocol):
         )
         self._upstream, self._hub, self._limits, self._login = upstream, hub, limits, login
         self._admitted = self._spoken = False
-        self._unread: deque[memoryview] = deque()
-        self._unread_bytes = 0
-        self._choked = False  # by the transport, where the writer can not tell
         self._paused = False
         self._held = False  # whether something is counted as kept for it
         self._no_more = False  # nothing more will be asked
@@ -95,7 +89,6 @@ class LocalConnection(TwistedProtocol):
         # What the sweep saw last, and for how many seconds it has seen the same.
         self._seen: tuple[int | bool, ...] = ()
         self._same_seconds = 0.0
-        self._pieces = 0
 
     def connectionMade(self) -> None:
         """See whether it may stay."""
@@ -108,10 +101,7 @@ class LocalConnection(TwistedProtocol):
         if ITCPTransport.providedBy(self.transport):
             self.transport.setTcpNoDelay(True)
             self.transport.setTcpKeepAlive(True)
-        self._writer = DirectWriter(self.transport)
-        self._writer.on_drained = self._drained
-        if not self._writer.direct:
-            self.transport.registerProducer(self, True)
+        self._unread = Unread(self.transport, self._taken)
         if self._upstream.down:
             self._upstream.wake()
             self.refused()
@@ -133,7 +123,7 @@ class LocalConnection(TwistedProtocol):
         conversation.feed(data)
         if conversation.more:
             self._upstream.ask(conversation)
-        if self._held or conversation.buffered > _PIECE:
+        if self._held or conversation.buffered > PIECE:
             self._keep_up()
 
     def _keep_up(self) -> None:
@@ -189,57 +179,25 @@ class LocalConnection(TwistedProtocol):
             self.settle()
 
     def _tell(self, data: bytes) -> None:
-        if self._closing:
-            return
-        waits = self._unread or self._writer.queued or self._choked
-        if len(data) <= _PIECE and not waits:
-            self._writer.write(data)
-            return
-        self._unread.append(memoryview(data))  # cut without being copied
-        self._unread_bytes += len(data)
-        self._write_unread()
-
-    def _write_unread(self) -> None:
-        unread, writer = self._unread, self._writer
-        while unread and not (writer.queued or self._choked):
-            piece = unread.popleft()
-            if len(piece) > _PIECE:
-                unread.appendleft(piece[_PIECE:])
-                piece = piece[:_PIECE]
-            self._unread_bytes -= len(piece)
-            self._pieces += 1
-            writer.write(bytes(piece))
-        self.conversation.choked = bool(unread) or writer.queued or self._choked
-        self._hold()
+        if not self._closing and self._unread.write(data):
+            self.conversation.choked = True
+            self._hold()
 
     def _hold(self) -> None:
-        kept = self._unread_bytes + self.conversation.buffered
-        self._held = kept > _PIECE
+        kept = self._unread.size + self.conversation.buffered
+        self._held = kept > PIECE
         self._hub.memory.hold(self, kept if self._held else 0)
 
-    def _drained(self) -> None:
-        """Go on: all that was written has been read."""
+    def _taken(self) -> None:
+        """Go on: all that was told has been read."""
+        conversation = self.conversation
+        conversation.choked = False
         if self._closing:
             return
-        self._write_unread()
-        if not self.conversation.choked:
-            if self.conversation.more:
-                self._upstream.ask(self.conversation)
-            self.settle()
-
-    # IPushProducer, over TLS
-
-    def pauseProducing(self) -> None:
-        """Write no more for now."""
-        self._choked = self.conversation.choked = True
-
-    def resumeProducing(self) -> None:
-        """Go on."""
-        self._choked = False
-        self._drained()
-
-    def stopProducing(self) -> None:
-        """Do nothing: `connectionLost` comes as well."""
+        self._hold()
+        if conversation.more:
+            self._upstream.ask(conversation)
+        self.settle()
 
     # What is between it and the gateway
 
@@ -265,7 +223,7 @@ class LocalConnection(TwistedProtocol):
         if isinstance(here, Refusal):
             counters.refused_shape += 1
             if here.status == Status.VALUE_TOO_LARGE:
-                counters.closed_max_request += 1
+                counters.refused_max_request += 1
                 self._hub.journal.limit("max_request", self._limits.max_request)
             self._tell_here(error_response(here.request, here.status))
             return
@@ -314,14 +272,12 @@ class LocalConnection(TwistedProtocol):
         """End once what was told has been read."""
         if self._closing:
             return
-        if self._unread:
+        if self._unread.size:
             self._no_more = True
             self.conversation.end()
-            return  # the last piece's `_drained` comes here again
+            return  # `_taken` comes here again
         self._leave()
-        if not self._writer.direct:
-            self.transport.unregisterProducer()  # over TLS it would never close with one
-        self.transport.loseConnection()
+        self._unread.finish()
 
     def _leave(self) -> None:
         """Ask nothing more, and let answers that still come be dropped."""
@@ -337,9 +293,9 @@ class LocalConnection(TwistedProtocol):
         """Forget it; answers that still come for it are dropped."""
         self._leave()
         self.conversation.answers.clear()
-        self._unread.clear()
         self._hub.memory.hold(self, 0)
         if self._admitted:
+            self._unread.forget()
             self._admitted = False
             self._hub.admission.release()
             self._upstream.release(self)
@@ -353,9 +309,9 @@ class LocalConnection(TwistedProtocol):
         """
         conversation, counters = self.conversation, self._hub.counters
         # Over TLS the end of a connection waits for the client as well.
-        stalled = self._closing or bool(self._unread) or self._writer.queued or self._choked
+        stalled = self._closing or self._unread.stuck
         half, busy = conversation.inside_request, conversation.in_flight > 0
-        seen = (conversation.asked, self._pieces, stalled, half, busy)
+        seen = (conversation.asked, self._unread.pieces, stalled, half, busy)
         if seen != self._seen:
             self._seen, self._same_seconds = seen, 0.0
             return
