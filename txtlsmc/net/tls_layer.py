@@ -31,6 +31,8 @@ from txtlsmc.net.direct import DirectWriter
 
 _HEADER: Final = 5  # bytes before the body of a record, the last two of which tell its length
 _MOST: Final = 2**15  # more than a record holds, encrypted or not
+_RECORD: Final = 2**14  # what one record holds at most
+_GATHERED: Final = 4  # records of a large write that go to the socket in one go
 
 
 class RecordCounter:
@@ -80,6 +82,8 @@ class TLSLayer(TLSMemoryBIOProtocol):
         self._writer = DirectWriter(transport)
         self._records = RecordCounter()
         self._unread = 0  # records that came and were not asked for: an upper bound
+        self._gathering = False  # whether a large write is being encrypted …
+        self._gathered = 0  # … and how many of its records wait to be sent
         super().makeConnection(transport)
 
     def dataReceived(self, data: bytes) -> None:
@@ -112,9 +116,26 @@ class TLSLayer(TLSMemoryBIOProtocol):
         self._unread = 0
         super()._flushReceiveBIO()
 
+    def write(self, data: bytes) -> None:
+        """Encrypt *data* and send it, as far as the socket takes it at once."""
+        if len(data) <= _RECORD:
+            super().write(data)
+            return
+        self._gathering = True
+        super().write(data)
+        self._gathering = False
+        if self._gathered:
+            self._flushSendBIO()
+
     def _flushSendBIO(self) -> None:  # noqa: N802 - Twisted's name
+        most = _MOST
+        if self._gathering or self._gathered:
+            self._gathered += 1
+            if self._gathering and self._gathered < _GATHERED:
+                return
+            self._gathered, most = 0, _GATHERED * _MOST
         try:
-            data = self._tlsConnection.bio_read(_MOST)
+            data = self._tlsConnection.bio_read(most)
         except WantReadError:  # there is nothing
             return
         self._writer.write(data)
