@@ -162,7 +162,7 @@ _GATEWAY: Final = (
         "never closes who has gone",
         "gateway",
         LEAKED,
-        Patch("txtlsmc/tunnel/local.py", "self.transport.loseConnection()", "pass"),
+        Patch("txtlsmc/tunnel/unread.py", "self._transport.loseConnection()", "pass"),
         scenarios.churn,
     ),
     Control(
@@ -178,7 +178,7 @@ _GATEWAY: Final = (
         GROWN,
         Patch(
             "txtlsmc/tunnel/local.py",
-            "self.conversation.choked = bool(unread) or writer.queued or self._choked",
+            "self.conversation.choked = True",
             "self.conversation.choked = False",
         ),
         scenarios.unread,
