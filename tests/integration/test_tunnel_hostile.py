@@ -26,7 +26,7 @@ from txtlsmc.wire.frames import HEADER, REQUEST_MAGIC, Request
 from txtlsmc.wire.opcodes import MAX_KEY, Opcode
 
 _MIB: Final = 2**20
-_RESETS: Final = 2000
+_RESETS: Final = 5000
 _GET: Final = Request(Opcode.GET, b"key").encode()
 _SET: Final = Request(Opcode.SET, b"half", bytes(8), b"value" * 200).encode()
 #: What a browser, a client that speaks TLS, and others say first.
@@ -98,7 +98,8 @@ class HostileTests(TunnelTestCase):
         self.assertEqual(self.load.wrong, [])
         self.assertEqual(await stat(self.asker, "total_connections"), connections)
         self.assertEqual(await settled(self.victim.descriptors, descriptors), descriptors)
-        self.assertLessEqual(self.victim.memory() - memory, 8 * _MIB)
+        # What a burst takes once is kept by the allocator: four times as many take no more.
+        self.assertLessEqual(self.victim.memory() - memory, 16 * _MIB)
         counters = await self.victim.counters()
         self.assertEqual(counters["upstream_lost"], 0)
         self.assertNotIn("Traceback", self.victim.log)
@@ -174,7 +175,7 @@ class HostileTests(TunnelTestCase):
         await self.assert_unnoticed()
 
     async def test_resets(self) -> None:
-        """Two thousand that connect and reset, some of them in the middle of something."""
+        """Five thousand that connect and reset, some of them in the middle of something."""
         address = self.victim.addresses[0]
 
         def connect_and_reset() -> None:
