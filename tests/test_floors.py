@@ -116,6 +116,7 @@ ORDER = (
     "cli.ring",
     "cli.show",
     "cli.demo_cluster",
+    "cli.demo_tunnel",
     "cli.demo",
     "cli.serve",
     "cli",

@@ -17,7 +17,7 @@ class DemoTests(TestCase):
     timeout = 60
 
     async def test_it_comes_out_as_it_says(self) -> None:
-        """The demo ends with 0, and shows operations, refusals, and a server that fails."""
+        """The demo ends with 0, and shows operations, refusals, failing servers and the tunnel."""
         command = Command("demo")
         self.addCleanup(command.kill)
         self.assertEqual((await command.ended, command.err), (0, ""))
@@ -37,6 +37,11 @@ class DemoTests(TestCase):
             "It comes back",
             "'value of user:0'",
             "one up, two up, three up",
+            "set song, in plain text to this machine    done",
+            "get song                                   b'la la'",
+            "The tunnel's server is killed",
+            "get song, which is no miss                 closed, without an answer",
+            "the client connects again",
             "All of it came out as it should.",
         ):
             self.assertIn(said, command.out)

@@ -8,6 +8,7 @@ from typing import Any
 
 from txtlsmc.cli.command import Command
 from txtlsmc.cli.demo_cluster import show_cluster
+from txtlsmc.cli.demo_tunnel import show_tunnel
 from txtlsmc.cli.running import run
 from txtlsmc.cli.show import Show
 from txtlsmc.errors import (
@@ -30,7 +31,8 @@ class DemoOptions(Command):
     longdesc = (
         "Starts embedded servers with TLS and SASL on free ports of this machine, lets a client"
         " do every kind of operation, and shows what is refused, and with which words. Then three"
-        " servers share the keys of one client, and one of them fails and comes back."
+        " servers share the keys of one client, and one of them fails and comes back. Last, a"
+        " client without TLS and password reaches such a server through the tunnel."
         " Exits with 0 only if everything came out as it says."
     )
 
@@ -74,6 +76,7 @@ async def _demo(reactor: Any, show: Show) -> int:
         done = connect(reactor, good.server, tls=trusted, credentials=mallory)
         await show.refuse("a wrong password", done, CredentialsRefused)
         await show_cluster(reactor, show, authority, alice)
+        await show_tunnel(reactor, show, authority, alice)
     finally:
         for started in servers:
             await started.stop()
