@@ -5,6 +5,7 @@ import re
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parent))  # our own extension
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from twisted.internet.protocol import Protocol
@@ -17,7 +18,7 @@ author = "The txtlsmc developers"
 copyright = "2026, The txtlsmc developers"
 release = version = txtlsmc.__version__
 
-extensions = ["sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+extensions = ["sphinx.ext.autodoc", "sphinx.ext.napoleon", "tables"]
 exclude_patterns = ["_build", "changes"]
 html_theme = "furo"
 html_title = f"txtlsmc {release}"
