@@ -7,6 +7,7 @@ the command line; for what a client has as well, see `txtlsmc.options`.
 
 from __future__ import annotations
 
+import codecs
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -239,6 +240,8 @@ def makeService(options: Options, modes: Mapping[str, MakePassage] | None = None
     """
     from twisted.internet import reactor
 
+    # Names are encoded with it; as another user, or below another root, it may not be found.
+    codecs.lookup("idna")
     here = Path.cwd()
 
     def reread() -> TunnelSettings:
