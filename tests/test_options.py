@@ -77,6 +77,7 @@ class OptionTests(OptionsTestCase):
             *("--server", "mc1:1:2", "--server", "mc2=127.0.0.1:5", "--server=unix:/a,b=mc3"),
             *("--tls-port", "11219", "--ca", "ca.pem", "--client-certificate", "client.pem"),
             *("--pin", PIN, "--pin", PIN.upper(), "--server-name", "mc.example"),
+            *("--minimum-version", "1.3", "--connect-timeout", "2.5"),
             *("--username", USER, "--routing", "modula", "--timeout", "0.5"),
             *("--namespace", "app:", "--codec", "raw", "--insecure-no-verify"),
             *("--insecure-password", "--password-file", self.file("password", f"{password()}\n")),
@@ -89,12 +90,12 @@ class OptionTests(OptionsTestCase):
                     Server("mc2", "127.0.0.1:5"),
                     Server("unix:/a,b", "mc3"),
                 ),
-                tls=TLS("ca.pem", "client.pem", (PIN, PIN), "mc.example", "1.2", True),
+                tls=TLS("ca.pem", "client.pem", (PIN, PIN), "mc.example", "1.3", True),
                 credentials=Credentials(USER, password(), insecure_password=True),
                 routing=Routing("modula"),
                 namespace=b"app:",
                 codec="raw",
-                limits=Limits(0.5),
+                limits=Limits(0.5, 2.5),
             ),
         )
 

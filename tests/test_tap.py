@@ -24,6 +24,7 @@ from tests.tunnel.talking import talk
 from tests.tunnel.twistd import Twistd
 from txtlsmc import __version__
 from txtlsmc.errors import InvalidSetting
+from txtlsmc.options import ClientOptions
 from txtlsmc.settings import ClientSettings, Credentials, Server
 from txtlsmc.tap import Options, makeService
 from txtlsmc.tunnel.service import TunnelService
@@ -149,7 +150,6 @@ class RefusalTests(TapTestCase):
             "--local-auth: a relay does not": ("--mode", "relay", "--local-auth", "required"),
             "--listen-key: listen_key is the path": ("--listen-key", "-----BEGIN X-----"),
             "--listen-certificate: listen_certificate and": ("--listen-certificate", "a"),
-            "--codec: the tunnel passes keys": ("--codec", "raw"),
             "--timeout: ": ("--timeout", "soon"),
         }.items():
             said = self.refused(self.made, "--server", "mc1", *given)
@@ -181,6 +181,12 @@ class RefusalTests(TapTestCase):
         path = self.file("", 0o644)
         words = ("--server", "mc1", "--client-certificate", path)
         self.assertIn("client_certificate: others may", self.refused(self.made, *words))
+
+    def test_not_of_the_tunnel(self) -> None:
+        """It passes keys and values as they are, so what is done with them is no option of it."""
+        for name in ("namespace", "codec", "routing"):
+            self.assertNotIn(f"{name}=", Options().longOpt)
+            self.assertIn(f"{name}=", ClientOptions().longOpt)
 
     def test_usage(self) -> None:
         """Whatever is wrong is a usage error, at once and in one line."""

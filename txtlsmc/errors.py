@@ -429,6 +429,7 @@ class ConnectionClosed(MemcacheError):
     The connection ended with the request unanswered.
 
     Attributes:
+        reason: why it ended.
         sent: whether the server may have seen the request; when False, nothing has happened.
     """
 
@@ -437,7 +438,7 @@ class ConnectionClosed(MemcacheError):
     def __init__(self, reason: str = "the connection was lost", *, sent: bool) -> None:
         seen = "the server may have seen the request" if sent else "the request was not sent"
         super().__init__(f"{reason}; {seen}")
-        self.sent = sent
+        self.reason, self.sent = reason, sent
 
 
 class ServerSilent(ConnectionClosed):

@@ -22,9 +22,10 @@ from txtlsmc.settings import ClientSettings
 from txtlsmc.sources import SETTINGS, Given, Layer, read_text
 
 _TEXTS: Final = (
-    *("tls_port", "ca", "client_certificate", "server_name", "username"),
-    *("routing", "timeout", "namespace", "codec"),
+    *("tls_port", "ca", "client_certificate", "server_name", "minimum_version", "username"),
+    *("timeout", "connect_timeout"),
 )
+_OF_CLIENTS: Final = ("routing", "namespace", "codec")
 _FLAGS: Final = ("insecure_no_verify", "insecure_plaintext", "insecure_password")
 
 
@@ -32,9 +33,9 @@ def _option(name: str) -> str:
     return name.replace("_", "-")
 
 
-class ClientOptions(usage.Options):
+class ConnectionOptions(usage.Options):
     """
-    Which servers, and how to speak with them.
+    Which servers, and how to connect to them.
 
     For every command line that does: those of ``tlsmc`` and that of twistd's plugin.  It prints
     nothing by itself.
@@ -110,9 +111,9 @@ class ClientOptions(usage.Options):
             layer["servers"] = Given(self["server"], "--server")
         if "pin" in self:
             layer["pins"] = Given(self["pin"], "--pin")
-        for name in _TEXTS:
+        for name in (*_TEXTS, *_OF_CLIENTS):
             option = _option(name)
-            if self[option] is not None:
+            if self.get(option) is not None:
                 beside = "TXTLSMC_PASSWORD, or --password-file" if name == "username" else ""
                 layer[name] = read_text(name, Given(self[option], f"--{option}", beside))
         for name in _FLAGS:
@@ -128,3 +129,11 @@ class ClientOptions(usage.Options):
                 " be read by others"
             )
         return layer
+
+
+class ClientOptions(ConnectionOptions):
+    """The same, and what becomes of keys and values."""
+
+    optParameters = [  # noqa: RUF012 - the interface of usage.Options
+        [_option(name), None, None, SETTINGS[name].summary] for name in _OF_CLIENTS
+    ]

@@ -23,7 +23,7 @@ from txtlsmc._version import __version__
 from txtlsmc.environ import NOWHERE, Variables
 from txtlsmc.errors import InvalidArgument, InvalidSetting
 from txtlsmc.files import read_table_file
-from txtlsmc.options import ClientOptions
+from txtlsmc.options import ConnectionOptions
 from txtlsmc.settings import TLS
 from txtlsmc.sources import SETTINGS as CLIENT
 from txtlsmc.sources import Given, Layer
@@ -56,7 +56,7 @@ def _help(name: str) -> str:
     return f"{SETTINGS[name].summary} [default: {said}]"
 
 
-class Options(ClientOptions):
+class Options(ConnectionOptions):
     """The tunnel's: which servers, as whom, and where local clients find them."""
 
     synopsis = "[options]"
@@ -149,11 +149,6 @@ class Options(ClientOptions):
         """
         variables = Variables(environ)
         del environ  # or a traceback with locals would show all of it
-        for name in ("namespace", "codec"):
-            if self[name] is not None:
-                raise InvalidSetting(
-                    f"--{name}: the tunnel passes keys and values as they are: leave it out"
-                )
         layer = self._tunnel_layer()
         draft = self.draft(variables)
         self._origins = {

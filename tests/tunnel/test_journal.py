@@ -12,7 +12,7 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.tunnel.hearing import Heard
-from txtlsmc.errors import CertificateExpired, ConnectRefused, InvalidSetting
+from txtlsmc.errors import CertificateExpired, ConnectionClosed, ConnectRefused, InvalidSetting
 from txtlsmc.net.certificates import CertificateFacts
 from txtlsmc.servers import Server
 from txtlsmc.tunnel.journal import Journal, cause
@@ -85,6 +85,8 @@ class ServerTests(JournalTestCase):
             (Failure(ConnectionLost()), "ConnectionLost: Connection to the other side"),
         ):
             self.assertTrue(cause(error).startswith(words), cause(error))
+        # What may have become of a request is nothing for a line about a server.
+        self.assertEqual(cause(ConnectionClosed("it ended", sent=True)), "it ended")
 
     def test_braces(self) -> None:
         """Braces in an error are only braces."""

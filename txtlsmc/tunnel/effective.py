@@ -12,6 +12,13 @@ from txtlsmc.sources import SETTINGS as CLIENT
 from txtlsmc.tunnel.settings import SETTINGS, TunnelSettings
 
 HIDDEN: Final = "(hidden)"
+#: What a client does with it, and the tunnel does not: keys and values pass as they are.
+OF_CLIENTS: Final = frozenset(
+    {
+        *("namespace", "codec", "routing", "on_failure", "partial", "eject_after"),
+        *("connections", "retry", "hash_namespace", "max_pending", "max_pending_bytes"),
+    }
+)
 
 
 def effective_lines(settings: TunnelSettings, origins: Mapping[str, str]) -> list[str]:
@@ -41,6 +48,8 @@ def _values(settings: TunnelSettings) -> Iterator[tuple[str, Any]]:
     plaintext = isinstance(client.tls, InsecurePlaintext)
     absent = (None, InsecurePlaintext())
     for name, setting in CLIENT.items():
+        if name in OF_CLIENTS:
+            continue
         part, _, attribute = setting.key.rpartition(".")
         if name in ("tls_port", "insecure_plaintext"):
             if name == "insecure_plaintext":

@@ -17,7 +17,7 @@ from typing import Final
 from twisted.logger import Logger, LogLevel
 from twisted.python.failure import Failure
 
-from txtlsmc.errors import ConnectFailed, MemcacheError, shown
+from txtlsmc.errors import ConnectFailed, ConnectionClosed, MemcacheError, shown
 from txtlsmc.net.certificates import CertificateFacts
 from txtlsmc.servers import Server
 
@@ -41,8 +41,9 @@ def _bare(error: BaseException | Failure | str) -> BaseException | str:
 def cause(error: BaseException | Failure | str) -> str:
     """Return *error* in words that can be shown."""
     error = _bare(error)
-    if isinstance(error, ConnectFailed):
-        return error.reason  # without the server's name, which is told beside it
+    if isinstance(error, (ConnectFailed, ConnectionClosed)):
+        # Without the server's name, which is told beside it, and what may have become of a request.
+        return error.reason
     if isinstance(error, MemcacheError):
         return str(error)  # made fit to be read where it was made
     if isinstance(error, BaseException):
