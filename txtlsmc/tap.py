@@ -27,8 +27,10 @@ from txtlsmc.options import ConnectionOptions
 from txtlsmc.settings import TLS
 from txtlsmc.sources import SETTINGS as CLIENT
 from txtlsmc.sources import Given, Layer
+from txtlsmc.tunnel.addresses import ListenAddress
 from txtlsmc.tunnel.certificates import require_private
 from txtlsmc.tunnel.effective import effective_lines
+from txtlsmc.tunnel.listeners import require_free
 from txtlsmc.tunnel.passage import MakePassage
 from txtlsmc.tunnel.service import TunnelService
 from txtlsmc.tunnel.settings import SETTINGS, TunnelLimits, TunnelSettings, check
@@ -249,6 +251,8 @@ def makeService(options: Options, modes: Mapping[str, MakePassage] | None = None
 
     try:
         settings = options.tunnel_settings(os.environ)
+        for text in settings.listen:
+            require_free(ListenAddress.parse(text))
         modes = modes or {settings.mode: namedAny(_MODES[settings.mode])}
         service: IService = TunnelService(reactor, settings, reread, modes)
     except InvalidArgument as error:

@@ -361,7 +361,8 @@ class GatewayModelTests(SynchronousTestCase):
             settings=settings(
                 deadline=None,
                 database=None,
-                max_examples=100,
+                report_multiple_bugs=False,
+                max_examples=200,
                 stateful_step_count=40,
                 suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
             ),

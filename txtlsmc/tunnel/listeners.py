@@ -110,6 +110,29 @@ def listen(
     raise InvalidSetting(f"listen: can not listen on {address}: {problem}")
 
 
+def require_free(address: ListenAddress) -> None:
+    """
+    Refuse an address that somebody has already, or that is not to be had, without taking it.
+
+    `listen` finds the same; but a service can tell nobody of it in one line and end.
+
+    Raises:
+        InvalidSetting: it can not be bound now; it says why.
+    """
+    if not address.host:
+        return
+    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as reactors do
+        try:
+            probe.bind((address.host, address.port))
+        except OSError as error:
+            problem = _words(error)
+        else:
+            return
+    raise InvalidSetting(f"listen: can not listen on {address}: {problem}")
+
+
 def _exposed(address: ListenAddress) -> InvalidSetting:
     return InvalidSetting(
         f"listen: {address} can be reached from other machines: listen on 127.0.0.1, or set"
