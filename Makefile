@@ -37,8 +37,11 @@ coverage: $(VENV)/.installed-test $(VENV)/.installed-dev ## Fail when wire/ and 
 	@$(BIN)/coverage report --include='txtlsmc/wire/*,txtlsmc/net/*' --fail-under=95
 
 # What the reactor has a part in: sockets, TLS, processes.  The rest is the same on all of them.
-REACTOR_TESTS := tests.net tests.testing tests.cli tests.integration.test_connect \
-    tests.integration.test_operations
+REACTOR_TESTS := tests.net.test_direct tests.net.test_endpoints tests.net.test_endpoints_tls \
+    tests.net.test_secure tests.net.test_tls_layer tests.net.test_pipeline tests.testing \
+    tests.cli tests.tunnel.test_listeners tests.tunnel.test_relay_sockets \
+    tests.tunnel.test_service tests.integration.test_connect tests.integration.test_operations \
+    tests.integration.test_tunnel_limits
 
 test-reactors: $(VENV)/.installed-test ## Run what meets the network on the select and asyncio reactors
 	@tools/system-packages
