@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import re
+import signal
 import socket
 import tomllib
 from collections.abc import Callable
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout  # `suppress` means something to trial
 from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from twisted.application.service import IServiceMaker
+from twisted.internet import reactor
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
 from twisted.plugin import IPlugin, getPlugins
 from twisted.python import usage
 from twisted.trial.unittest import TestCase
@@ -349,6 +356,30 @@ class ProcessTests(TestCase):
         said = self.said(process)
         self.assertEqual(said["draining"][0]["connections"], 1)
         self.assertEqual(len(said["stopped"]), 1)
+
+    async def test_daemon(self) -> None:
+        """Without -n it goes to the background, writes its log to a file, and ends by a signal."""
+        pid_file, log = self.folder / "twistd.pid", self.folder / "twistd.log"
+        process = self.twistd(
+            *("--server", "mc1", "--listen", "127.0.0.1:0"),
+            options=(f"--pidfile={pid_file}", f"--logfile={log}", f"--rundir={self.folder}"),
+        )
+        self.assertEqual(await process.ended, 0, process.out + process.err)
+        pid = int(pid_file.read_text())
+        self.addCleanup(self._end, pid)
+        listening = re.search(r"listening on (\S+) for mc1", log.read_text())
+        assert listening is not None
+        made = await talk(listening[1])
+        await made.until(b"mc1\n")
+        os.kill(pid, signal.SIGTERM)
+        await made.lost
+        while pid_file.exists():
+            await deferLater(IReactorTime(reactor), 0.01)
+        self.assertIn("ended: all connections are closed", log.read_text())
+
+    def _end(self, pid: int) -> None:
+        with contextlib.suppress(ProcessLookupError):  # as it should be
+            os.kill(pid, signal.SIGKILL)
 
     @staticmethod
     def said(process: Twistd) -> dict[str, list[dict[str, Any]]]:

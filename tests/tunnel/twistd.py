@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +25,23 @@ class Twistd(Command):
         "run()"
     )
 
-    def __init__(self, *words: str, environ: Mapping[str, str] | None = None, **more: Any) -> None:
+    def __init__(
+        self,
+        *words: str,
+        options: Sequence[str] = ("-n", "--pidfile="),
+        environ: Mapping[str, str] | None = None,
+        **more: Any,
+    ) -> None:
         """
         Args:
             words: behind ``tlsmc-tunnel``.
+            options: before it.
             environ: variables to add to ours, of which those that providers set are left out.
             more: see `Command`.
         """
         path = os.pathsep.join(filter(None, [_ROOT, os.environ.get("PYTHONPATH")]))
         super().__init__(
-            *("-n", "--pidfile=", "tlsmc-tunnel", *words),
+            *(*options, "tlsmc-tunnel", *words),
             environ={"PYTHONPATH": path, **(environ or {})},
             **more,
         )
