@@ -193,7 +193,11 @@ class GatewayMachine(RuleBasedStateMachine):
         if last:
             told.wants(odd.get(last))
         told.silent = True
-        told.say(max(len(told.rest) - keep, 0))
+        self._say(told, max(len(told.rest) - keep, 0))
+
+    def _say(self, told: Told, size: int) -> None:
+        told.excused = told.excused or self.line is None  # who asks while it is down is closed
+        told.say(size)
 
     def _request(self, told: Told, kind: int, size: int, *, miss: bool) -> Request:
         told.numbers += 1
@@ -211,7 +215,7 @@ class GatewayMachine(RuleBasedStateMachine):
     @rule(told=clients, size=st.sampled_from([1, 23, 24, 400, 1 << 20]))
     def say_more(self, told: Told, size: int) -> None:
         """A client goes on."""
-        told.say(size)
+        self._say(told, size)
 
     @rule(told=clients)
     def half_close(self, told: Told) -> None:

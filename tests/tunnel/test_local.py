@@ -140,6 +140,35 @@ class ChokedTests(GatewayTestCase):
         self.assertEqual(len(client.hear()), 1001)
         self.assertEqual(self.counters.answered_here, 1000)
 
+    def test_is_read_again(self) -> None:
+        """A large request that waits behind unread answers stops the reading only until it goes."""
+        line = self.served()
+        client = self.client()
+        client.wire.reads = False
+        # Four are on their way at first, so the large one waits, and what is behind it is not read.
+        client.say(*[get()] * 4, store(b"v" * 400_000))
+        client.say(get())
+        self.world.settle()
+        for _ in range(3):  # its answer finds the client not reading
+            line.say(
+                *(
+                    Response(each.opcode, 0, each.opaque, 0, _flags(each))
+                    for each in line.requests()
+                )
+            )
+            client.wire.take(1 << 20)
+            self.world.settle()
+        client.wire.reads = True
+        while client.wire.waiting:
+            client.wire.take(1 << 20)
+        self.world.settle()
+        line.say(*map(found, line.requests()))
+        self.assertEqual(len(client.hear()), 6)
+
+
+def _flags(request: Request) -> bytes:
+    return bytes(4) if request.opcode == Opcode.GET else b""
+
 
 class AdmissionTests(GatewayTestCase):
     def test_max_connections(self) -> None:

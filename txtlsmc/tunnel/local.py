@@ -173,7 +173,7 @@ class LocalConnection(TwistedProtocol):
         if answers:
             self._tell(bytes(answers[0]) if len(answers) == 1 else b"".join(answers))
             answers.clear()
-        if self._held:
+        if self._held or self._paused:
             self._keep_up()
         if not conversation.in_flight:
             self.settle()
@@ -194,16 +194,16 @@ class LocalConnection(TwistedProtocol):
         conversation.choked = False
         if self._closing:
             return
-        self._hold()
         if conversation.more:
             self._upstream.ask(conversation)
+        self._keep_up()
         self.settle()
 
     # What is between it and the gateway
 
     def settle(self) -> None:
         """Answer what is answered here, or end, unless an answer has to come first."""
-        if self._held:
+        if self._held or self._paused:
             self._keep_up()
         conversation = self.conversation
         if conversation.in_flight or self._closing or not self._admitted:
