@@ -165,6 +165,21 @@ class ChokedTests(GatewayTestCase):
         line.say(*map(found, line.requests()))
         self.assertEqual(len(client.hear()), 6)
 
+    def test_nothing_behind_a_lost_answer(self) -> None:
+        """Behind an answer that was cut comes nothing that could be taken for the rest of it."""
+        line = self.served()
+        client = self.client(get(opaque=1), Request(Opcode.SASL_LIST, opaque=2))
+        client.wire.reads = False
+        whole = found(line.request(), b"v" * 400_000).encode()
+        line.say(whole[:-24])
+        line.lose()
+        for _ in range(10):
+            client.wire.take(HIGH)
+        self.world.settle()
+        said = client.raw()
+        self.assertEqual((len(said), said[-1:]), (len(whole) - 24, b"v"))
+        self.assertTrue(client.lost)
+
 
 def _flags(request: Request) -> bytes:
     return bytes(4) if request.opcode == Opcode.GET else b""

@@ -253,6 +253,7 @@ class LocalConnection(TwistedProtocol):
         if not self._closing:
             self._hub.counters.closed_upstream_lost += 1
             self.conversation.in_flight = 0
+            self.conversation.here = None  # behind a cut answer it would pass for the rest of that
             self._close()
 
     def refused(self) -> None:
