@@ -151,6 +151,22 @@ class StopTests(ServiceTestCase):
         await service.stopService()
         self.assertIn("still busy", self.heard.lines[-1])
 
+    async def test_reload_meanwhile(self) -> None:
+        """A SIGHUP does not cut short the end, nor change anything then."""
+        self.addCleanup(signal.signal, signal.SIGHUP, signal.getsignal(signal.SIGHUP))
+        found: list[int] = []
+        signal.signal(signal.SIGHUP, lambda number, _: found.append(number))
+        service = self.started(settings("a"))
+        drained: Deferred[None] = Deferred()
+        self.made[0].drain = lambda seconds: drained  # type: ignore[method-assign] # takes long
+        done = service.stopService()
+        os.kill(os.getpid(), signal.SIGHUP)
+        drained.callback(None)
+        await done
+        self.assertEqual((found, self.heard.names[-1]), ([], "stopped"))
+        os.kill(os.getpid(), signal.SIGHUP)
+        self.assertEqual(found, [signal.SIGHUP])
+
 
 def _connect(where: str) -> None:
     import socket

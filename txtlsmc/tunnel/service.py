@@ -288,7 +288,6 @@ class TunnelService(Service):
     def stopService(self) -> Deferred[None]:
         """Take nothing new, answer what is in flight, close; fires when all is closed."""
         super().stopService()
-        self._signal.restore()
         if self._daily.running:
             self._daily.stop()
         return Deferred.fromCoroutine(self._stop())
@@ -304,4 +303,5 @@ class TunnelService(Service):
         # Whatever hangs there, the process ends: those are cancelled, and so fail.
         done.addTimeout(seconds + _MOMENT, self._reactor)
         ended = await done
+        self._signal.restore()  # not before: whom it belonged to would end the process
         self.hub.journal.stopped(in_time=all(succeeded for succeeded, _ in ended))
