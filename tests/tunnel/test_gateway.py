@@ -127,6 +127,19 @@ class ConnectingTests(GatewayTestCase):
         self.dials.accept()
         self.assertEqual(len(self.lines("is ready")), 1)
 
+    def test_credentials_exchanged_meanwhile(self) -> None:
+        """Credentials that come while the old ones are being tried do not wait for a minute."""
+        self.made(credentials=wrong_credentials(insecure=True))
+        tried, self.dials = self.dials, Dials(self.world)
+        self.gateway.reload(self.gateway.server, InsecurePlaintext(), credentials(insecure=True))
+        tried.fail(AuthenticationError("cache.example:11211", "the password is wrong"))
+        self.world.pass_by(1)
+        self.assertEqual(len(self.dials.all), 1)
+        # They too are tried no more often than any.
+        self.dials.fail(AuthenticationError("cache.example:11211", "the password is wrong"))
+        self.world.pass_by(20, 1)
+        self.assertEqual(len(self.dials.all), 1)
+
     def test_bound_to_what_is_there(self) -> None:
         """With several connections a new client gets one that is there."""
         self.made(upstream_connections=2)

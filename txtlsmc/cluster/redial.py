@@ -174,7 +174,8 @@ class Redial(Generic[P]):
 
     def _delay(self, attempt: int) -> float:
         # *attempt* counts since the last connection; see the top of the module.
-        if isinstance(self.error, AuthenticationError):
+        refused = isinstance(self.error, AuthenticationError)
+        if refused and self._dialling.tried is self._dialling.endpoint:
             return self._backoff.credentials
         tries, self._tries = self._tries, self._tries + 1
         if not tries:
@@ -228,12 +229,14 @@ class _Dialling:
         failed: Callable[[Failure], None],
     ) -> None:
         self.endpoint = endpoint
+        self.tried: IStreamClientEndpoint | None = None  # the latest; there may be another since
         self._handshakes, self._failed = handshakes, failed
 
     def connect(
         self,
         protocolFactory: IProtocolFactory,  # noqa: N803 - the interface's name for it
     ) -> Deferred[IProtocol]:
+        self.tried = self.endpoint
         connecting: Deferred[IProtocol] = self._handshakes.run(
             self.endpoint.connect, protocolFactory
         )
