@@ -24,7 +24,7 @@ set, and all that is left to do is `lose`.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import chain, islice
 from typing import Any, Final, Generic, TypeVar
 
@@ -53,6 +53,21 @@ _STAT: Final = int(Opcode.STAT)
 _NOOP: Final = int(Opcode.NOOP)
 _QUITQ: Final = int(Opcode.QUITQ)
 _QUIET: Final = frozenset(opcode for opcode, row in OPCODES.items() if row.quiet is not Quiet.NEVER)
+
+
+def in_flights(frames: Iterable[bytes | bytearray]) -> list[bytes]:
+    """Join *frames*, in order, to pieces of at most `FLIGHT` bytes, or a single larger one."""
+    flights: list[bytes] = []
+    flight: list[bytes | bytearray] = []
+    size = 0
+    for frame in frames:
+        size += len(frame)
+        if size > FLIGHT and flight:
+            flights.append(b"".join(flight))
+            flight, size = [], len(frame)
+        flight.append(frame)
+    flights.append(b"".join(flight))
+    return flights
 
 
 class Session(Generic[T]):
@@ -199,19 +214,7 @@ class Session(Generic[T]):
             self._unsent.append(fence.encode())
         frames, self._unsent = self._unsent, []
         total, self._unsent_bytes = self._unsent_bytes, 0
-        if total <= FLIGHT:
-            return [b"".join(frames)]
-        flights: list[bytes] = []
-        flight: list[bytes] = []
-        size = 0
-        for frame in frames:
-            size += len(frame)
-            if size > FLIGHT and flight:
-                flights.append(b"".join(flight))
-                flight, size = [], len(frame)
-            flight.append(frame)
-        flights.append(b"".join(flight))
-        return flights
+        return [b"".join(frames)] if total <= FLIGHT else in_flights(frames)
 
     def receive(self, data: bytes) -> list[tuple[T, list[Response]]]:
         """

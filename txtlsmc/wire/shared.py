@@ -23,7 +23,7 @@ from txtlsmc.wire.frames import HEADER, HEADER_SIZE, RESPONSE_MAGIC, Request, Re
 from txtlsmc.wire.opcodes import OPCODES, Key, Opcode, opcode_name
 from txtlsmc.wire.places import mismatch
 from txtlsmc.wire.runs import OPAQUES
-from txtlsmc.wire.session import FLIGHT
+from txtlsmc.wire.session import in_flights
 
 T = TypeVar("T")
 
@@ -140,19 +140,7 @@ class SharedSession(Generic[T]):
             self._places.append((None, 0, _NOOP, False, HEADER_SIZE, b""))
             self._pending_bytes += HEADER_SIZE
             self._next = (self._next + 1) & OPAQUES
-        if len(unsent) == 1:
-            flights = [bytes(unsent[0])]
-        else:
-            flights = []
-            flight: list[bytes | bytearray] = []
-            size = 0
-            for data in unsent:
-                size += len(data)
-                if size > FLIGHT and flight:
-                    flights.append(b"".join(flight))
-                    flight, size = [], len(data)
-                flight.append(data)
-            flights.append(b"".join(flight))
+        flights = in_flights(unsent)
         unsent.clear()
         self._unsent_requests = 0
         return flights
